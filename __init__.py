@@ -1,0 +1,17 @@
+"""ComfyUI entry point of the BFR face-restoration pack.
+
+Nothing is imported here: a broken or absent host must not keep the library, the tests or other packs from loading.
+"""
+
+
+async def comfy_entrypoint():  # noqa: ANN201 - its type lives in the host
+    """Return the extension that ComfyUI asks for."""
+    import logging
+
+    try:
+        from .nodes import BfrExtension
+    except Exception:
+        # The host logs one line without a traceback; people who report a problem need the traceback.
+        logging.exception("The BFR face-restoration pack could not be loaded")
+        raise
+    return BfrExtension()

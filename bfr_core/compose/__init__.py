@@ -1,0 +1,1 @@
+"""Putting restored faces back: masks and the paste itself."""

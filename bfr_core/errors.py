@@ -1,0 +1,60 @@
+"""The errors this package raises on purpose: one tree, one shape of message.
+
+A message has four parts, so that the person who reads it needs nothing else: what failed, what was found and
+what was expected, what is kept, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class BfrError(Exception):
+    """Base of every error raised on purpose.
+
+    Args:
+        what: what failed, with the file, tensor or setting in question.
+        found: what was found, against what was expected.
+        kept: what is untouched or saved.
+        todo: what the reader can do next.
+    """
+
+    def __init__(self, what: str, *, found: str, kept: str, todo: str) -> None:
+        super().__init__(what, found, kept, todo)
+        self.what = what
+        self.found = found
+        self.kept = kept
+        self.todo = todo
+
+    def __str__(self) -> str:
+        return " ".join(f"{part.rstrip('. ')}." for part in (self.what, self.found, self.kept, self.todo))
+
+
+class InputMediaError(BfrError):
+    """A picture, clip or tensor that cannot be used as it is."""
+
+
+class OutputMediaError(BfrError):
+    """A result that cannot be written where it was asked for."""
+
+
+class SettingsError(BfrError):
+    """A setting that is out of range, unknown, or at odds with another."""
+
+
+class WeightsError(BfrError):
+    """A weight file that is missing, damaged, unsafe, or of another model."""
+
+
+class DetectorError(BfrError):
+    """A face detector that cannot run here."""
+
+
+class RestoreError(BfrError):
+    """A restorer that failed on valid input."""
+
+
+class Cancelled(BaseException):
+    """The host asked to stop.
+
+    Derives from BaseException, as KeyboardInterrupt does: no handler that collects per-file errors may take
+    a cancel for one of them.
+    """

@@ -1,0 +1,1 @@
+"""Finding faces, turning them upright, telling them apart."""

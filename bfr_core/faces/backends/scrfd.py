@@ -1,0 +1,72 @@
+"""SCRFD through the insightface package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import DetectorError, WeightsError
+from ...types import Face
+from .arrays import Found, detect_each
+
+THRESHOLD = 0.5
+
+
+class ScrfdDetector:
+    """SCRFD with five points, on ONNX Runtime.
+
+    Args:
+        path: ONNX file.
+        device: a CUDA device is used where ONNX Runtime has one.
+    """
+
+    name = "insightface"
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        try:
+            from insightface.model_zoo import get_model
+        except ImportError as error:
+            raise DetectorError(
+                "The detector insightface cannot run here",
+                found=f"importing it failed: {error}; expected insightface >= 0.7.3 and onnxruntime",
+                kept="Nothing was changed and no other detector is used in its place",
+                todo="Run `pip install 'bfr-faces[insightface]'`, or choose the detector embedded",
+            ) from error
+        self._get_model, self._path = get_model, path
+        self.to_device(device)
+
+    def to_device(self, device: torch.device | str) -> None:
+        """Open the model where it is to run: ONNX Runtime cannot move one."""
+        cuda = torch.device(device).type == "cuda"
+        providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
+        model = self._get_model(str(self._path), providers=providers)
+        if model is None or not hasattr(model, "det_thresh"):
+            raise WeightsError(
+                f"insightface cannot use {self._path} as a detector",
+                found=f"it opened as {type(model).__name__}; expected SCRFD or RetinaFace with five points",
+                kept="Nothing was loaded and the file is unchanged",
+                todo="Give det_10g.onnx of the buffalo_l pack, or choose the detector embedded",
+            )
+        model.prepare(0 if cuda else -1)
+        self._model = model
+
+    def detect(self, frames: Tensor, *, threshold: float | None = None) -> list[list[Face]]:
+        """Return the faces of every frame (B, 3, H, W), the biggest first."""
+        self._model.det_thresh = THRESHOLD if threshold is None else threshold
+        return detect_each(frames, self._search)
+
+    def _search(self, image: np.ndarray) -> Found:
+        # Its input size is (width, height), as large as the picture, so that it scales nothing itself.
+        boxes, points = self._model.detect(image, input_size=(image.shape[1], image.shape[0]))
+        if points is None:
+            raise WeightsError(
+                f"{self._path} gives no facial points",
+                found="it finds boxes only; expected five points a face, without which no face can be aligned",
+                kept="The frames are unchanged",
+                todo="Give a model with key points, such as det_10g.onnx",
+            )
+        boxes = np.asarray(boxes, np.float64).reshape(-1, 5)
+        return boxes[:, :4], np.asarray(points, np.float64).reshape(-1, 5, 2), boxes[:, 4]

@@ -1,0 +1,55 @@
+"""YuNet through cv2.FaceDetectorYN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import WeightsError
+from ...types import Face
+from .arrays import Found, detect_each
+
+THRESHOLD = 0.7
+_NMS = 0.4
+
+
+class YuNetDetector:
+    """YuNet, on the CPU whatever device is asked for: OpenCV's wheels have no other.
+
+    Args:
+        path: ONNX file.
+        device: ignored.
+    """
+
+    name = "yunet"
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        try:
+            self._detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), THRESHOLD, _NMS)
+        except cv2.error as error:
+            raise WeightsError(
+                f"OpenCV {cv2.__version__} cannot open {path}",
+                found=f"{str(error).strip().splitlines()[-1]}; expected a YuNet model",
+                kept="Nothing was loaded and the file is unchanged",
+                todo="Get the file again, or choose the detector embedded",
+            ) from error
+
+    def to_device(self, device: torch.device | str) -> None:
+        """Stay on the CPU."""
+
+    def detect(self, frames: Tensor, *, threshold: float | None = None) -> list[list[Face]]:
+        """Return the faces of every frame (B, 3, H, W), the biggest first."""
+        self._detector.setScoreThreshold(THRESHOLD if threshold is None else threshold)
+        return detect_each(frames, self._search)
+
+    def _search(self, image: np.ndarray) -> Found:
+        self._detector.setInputSize((image.shape[1], image.shape[0]))
+        rows = self._detector.detect(image)[1]
+        rows = np.zeros((0, 15)) if rows is None else rows.astype(np.float64)
+        # x, y, w, h; the points in the order of POINT_NAMES; the score.
+        boxes = np.concatenate((rows[:, :2], rows[:, :2] + rows[:, 2:4]), 1)
+        return boxes, rows[:, 4:14].reshape(-1, 5, 2), rows[:, 14]

@@ -1,0 +1,58 @@
+"""Choosing which of the detected faces to work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..types import Face
+
+_SAME_FACE = 0.3
+"""Least overlap (IoU) of a given box with a detected face for the two to be the same: tools draw boxes differently."""
+
+
+def select_faces(
+    faces: Sequence[Face], *, max_faces: int = 0, min_size: float = 0.0
+) -> tuple[list[Face], dict[int, str]]:
+    """Split faces into those to restore and those to leave, with the reason.
+
+    Args:
+        faces: in the order the detector gave them.
+        max_faces: keep this many of the largest; 0 for all.
+        min_size: leave faces whose box is smaller than this, in pixels (geometric mean of its sides).
+
+    Returns:
+        The chosen faces in their order, and for each index left out why.
+    """
+    reasons = {
+        index: f"{face.size:.0f} px is below the minimum of {min_size:g} px"
+        for index, face in enumerate(faces)
+        if face.size < min_size
+    }
+    rest = sorted((index for index in range(len(faces)) if index not in reasons), key=lambda i: -faces[i].size)
+    if max_faces:
+        reasons.update({index: f"only the {max_faces} largest faces were asked for" for index in rest[max_faces:]})
+    return [face for index, face in enumerate(faces) if index not in reasons], reasons
+
+
+def overlap(first: Face, second: Face) -> float:
+    """Return the intersection over union of two faces' boxes."""
+    left, top = max(first.box[0], second.box[0]), max(first.box[1], second.box[1])
+    right, bottom = min(first.box[2], second.box[2]), min(first.box[3], second.box[3])
+    common = max(right - left, 0.0) * max(bottom - top, 0.0)
+    union = first.size**2 + second.size**2 - common
+    return common / union if union > 0 else 0.0
+
+
+def borrow_points(given: Sequence[Face], detected: Sequence[Face]) -> list[Face]:
+    """Give faces that came as bare boxes the points of the detected face that overlaps each most.
+
+    A box that no detected face overlaps keeps its guessed points: the person who drew it knows better than a
+    detector.
+    """
+    faces: list[Face] = []
+    for face in given:
+        best = max(detected, key=lambda other: overlap(face, other), default=None)
+        same = best is not None and overlap(face, best) >= _SAME_FACE
+        faces.append(replace(face, points=best.points) if best is not None and same else face)
+    return faces

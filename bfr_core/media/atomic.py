@@ -1,0 +1,134 @@
+"""Publish a file whole or not at all. No other module of the package opens a file for writing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import OutputMediaError
+
+TEMPORARY_PREFIX = ".bfr-"
+"""Start of the name of an unfinished file; a run that was killed can leave one behind, safe to delete."""
+
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_LOCKED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def publish(path: Path) -> Iterator[BinaryIO]:
+    """Give an open file beside `path` that becomes `path` when the block ends well.
+
+    The file's `name` is its temporary path, with the suffix of `path`, for a writer that wants a path and not a
+    handle. It is flushed and synced before it takes the name, so `path` holds the old file or the whole new one
+    even after a power cut. Whatever ends the block early, Ctrl-C included, removes the temporary file.
+
+    A `path` that is a symbolic link is replaced itself; the file that it points to stays as it is.
+
+    Raises:
+        OutputMediaError: the folder is missing, a file or read-only, `path` is a folder, or the disk is full.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise _error(path, "a folder has that name", "Choose another name")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{path.suffix[:16]}")
+    try:
+        handle = temporary.open("xb")
+    except OSError as error:
+        raise _translate(path, error, 0) from error
+    written = 0
+    try:
+        with handle:
+            yield handle
+            handle.flush()
+            written = os.fstat(handle.fileno()).st_size
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        # An error that names another file is not about this one, such as an input that vanished during the block.
+        if error.filename is not None and Path(os.fsdecode(error.filename)) not in (path, temporary):
+            raise
+        with suppress(OSError):
+            written = written or temporary.stat().st_size
+        raise _translate(path, error, written) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Prove that a file can be made in `folder`, by making and removing an empty one.
+
+    Permission bits are not asked: they say nothing to root, on network shares or on a read-only mount.
+
+    Raises:
+        OutputMediaError: the folder is missing, a file, read-only or full.
+    """
+    probe = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    try:
+        probe.open("xb").close()
+    except OSError as error:
+        raise _translate(folder, error, 0) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and the folders above it where they are missing.
+
+    Raises:
+        OutputMediaError: a file stands in the way, or the place is read-only or full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _translate(folder, error, 0) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last; some file systems cannot sync a folder, and the file itself is safe by then."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _error(path: Path, found: str, todo: str) -> OutputMediaError:
+    return OutputMediaError(
+        f"Cannot write {path}",
+        found=found,
+        kept="No unfinished file is left, and an older file of that name is untouched",
+        todo=todo,
+    )
+
+
+def _translate(path: Path, error: OSError, written: int) -> OutputMediaError:
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in _FULL:
+        free = ""
+        with suppress(OSError):
+            free = f", {shutil.disk_usage(path.parent).free} bytes are free"
+        found = f"the disk, the quota or the largest allowed file is full ({reason}) after {written} bytes{free}"
+        return _error(path, found, "Free some space or choose a folder on another disk, then run again")
+    if error.errno in _LOCKED:
+        return _error(path, f"the place is read-only for this user ({reason})", "Choose a folder you may write to")
+    if isinstance(error, FileNotFoundError):
+        return _error(path, f"the folder {path.parent} does not exist", "Make the folder, or choose another")
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        return _error(path, f"a file stands where a folder is needed ({reason})", "Choose another folder")
+    if isinstance(error, IsADirectoryError):
+        return _error(path, "a folder has that name", "Choose another name")
+    if error.errno == errno.ENAMETOOLONG:
+        return _error(path, f"the name is too long ({reason})", "Choose a shorter name")
+    return _error(path, f"the system refused: {reason}, after {written} bytes", "Choose another place, then run again")

@@ -1,0 +1,230 @@
+"""Decide which file becomes which, and refuse what would go wrong, before the first picture is read."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BfrError, InputMediaError, OutputMediaError, SettingsError
+from .atomic import make_folder, require_writable
+from .pictures import FORMATS
+
+_LONGEST_NAME = 255
+_WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")}
+_WINDOWS_FORBIDDEN = set('<>:"/\\|?*') | {chr(code) for code in range(32)}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture to read and where its result goes."""
+
+    source: Path
+    target: Path
+
+
+def plan_outputs(inputs: Sequence[Path], out: Path, *, suffix: str | None = None, overwrite: bool = False) -> list[Job]:
+    """Pair every input picture with its output file, and make the output folders.
+
+    Folders among the inputs are searched with their sub-folders, whose layout is kept below `out`; hidden names,
+    linked folders and `out` itself are passed over. `out` is the output file when the one input is a file and `out`
+    ends in a picture suffix without being a folder; otherwise it is a folder. A picture named twice is one job.
+
+    Nothing is made on disk unless the whole plan holds.
+
+    Args:
+        inputs: picture files and folders.
+        out: output file or folder.
+        suffix: suffix of the outputs, such as '.png'; None keeps each input's own.
+        overwrite: replace results of an earlier run. An input is never replaced, under any of its names.
+
+    Returns:
+        Jobs in the order of `inputs`, each folder's sorted by path.
+
+    Raises:
+        InputMediaError: an input is missing, no regular file, or not named as a picture; a folder cannot be searched;
+            no picture is found.
+        OutputMediaError: an output is an input, exists already, is asked for twice, leaves the output folder, or has
+            a name the system cannot hold; the output folder is a file or read-only.
+        SettingsError: `suffix` is no picture suffix, or contradicts the output file's.
+    """
+    out = Path(out)
+    suffix = suffix.lower() if suffix is not None else None
+    if suffix is not None and suffix not in FORMATS:
+        expected = f"expected one of {', '.join(FORMATS)}"
+        raise _error(
+            SettingsError, "Cannot use this output suffix", f"found '{suffix}', {expected}", "Use one of these"
+        )
+    pairs = list(_pair(inputs, out))
+    if not pairs:
+        places = ", ".join(map(str, inputs)) or "an empty list of inputs"
+        found = f"found no file ending in {', '.join(FORMATS)} in {places}"
+        raise _error(InputMediaError, "There is no picture to restore", found, "Name a picture, or a folder of them")
+    if len(inputs) == 1 and pairs[0][1] is None and out.suffix.lower() in FORMATS and not out.is_dir():
+        if suffix is not None and FORMATS[suffix] != FORMATS[out.suffix.lower()]:
+            found = f"the output is {out}, and the suffix asked for is {suffix}"
+            raise _error(SettingsError, "The output has two formats", found, "Leave one of them out")
+        folder, jobs = out.parent, [Job(pairs[0][0], out)]
+    else:
+        folder, jobs = out, [Job(source, _target(source, inner, out, suffix)) for source, inner in pairs]
+    _check_names(jobs)
+    _check_folders(jobs, folder)
+    _check_collisions(jobs, folder)
+    _check_existing(jobs, overwrite)
+    for place in sorted({job.target.parent for job in jobs}):
+        make_folder(place)
+        require_writable(place)
+    return jobs
+
+
+def _error(tree: type[BfrError], what: str, found: str, todo: str) -> BfrError:
+    return tree(what, found=found, kept="Nothing was started and no file was changed", todo=todo)
+
+
+def _pair(inputs: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yield every picture once, with its path inside its input folder (None for a file named by itself)."""
+    seen: set[Path] = set()
+    for path in map(Path, inputs):
+        try:
+            mode = path.stat().st_mode
+        except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+            missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            found = "there is no such file or folder" if missing else f"the system refused: {error}"
+            raise _error(InputMediaError, f"Cannot read {path}", found, "Check the name and the folder") from error
+        if stat.S_ISDIR(mode):
+            found_here = [(path / inner, inner) for inner in _search(path, out)]
+        elif stat.S_ISREG(mode):
+            found_here = [(path, None)]
+        else:
+            found = "it is a pipe, socket or device; expected a regular file or a folder"
+            raise _error(InputMediaError, f"Cannot read {path}", found, "Save it to a file first")
+        for source, inner in found_here:
+            # Told apart by name and not by file: two links to one picture are two jobs.
+            name = source.parent.resolve() / source.name
+            if name not in seen:
+                seen.add(name)
+                yield source, inner
+
+
+def _search(folder: Path, out: Path) -> list[Path]:
+    """Return the pictures below `folder`, relative to it, sorted."""
+
+    def refuse(error: OSError) -> None:
+        found = f"the system refused: {error}"
+        raise _error(InputMediaError, f"Cannot search {folder}", found, "Change its permissions") from error
+
+    results = out.resolve()
+    pictures: list[Path] = []
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        here = Path(root)
+        # Results of an earlier run are not inputs of this one.
+        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != results]
+        inner = here.relative_to(folder)
+        pictures += [
+            inner / name for name in names if not name.startswith(".") and Path(name).suffix.lower() in FORMATS
+        ]
+    return sorted(pictures, key=lambda path: path.parts)
+
+
+def _target(source: Path, inner: Path | None, out: Path, suffix: str | None) -> Path:
+    named = Path(source.name) if inner is None else inner
+    is_picture = named.suffix.lower() in FORMATS
+    if suffix is not None:
+        named = named.with_suffix(suffix) if is_picture else named.with_name(named.name + suffix)
+    elif not is_picture:
+        found = f"its suffix is '{named.suffix}'; expected one of {', '.join(FORMATS)}"
+        raise _error(InputMediaError, f"Cannot tell the output format for {source}", found, "Ask for an output suffix")
+    return out / named
+
+
+def _check_names(jobs: list[Job], *, windows: bool = os.name == "nt") -> None:
+    """Refuse names the system cannot hold, which would otherwise end the run in its middle."""
+    for job in jobs:
+        name = job.target.name
+        length = len(name.encode("utf-16-le")) // 2 if windows else len(os.fsencode(name))
+        if length > _LONGEST_NAME:
+            found = f"the name has {length} units; file systems hold {_LONGEST_NAME}"
+            raise _error(OutputMediaError, f"Cannot write {job.target}", found, "Shorten the input's name")
+        # Windows opens the device even where a suffix follows, and drops dots and spaces at the end.
+        device = name.split(".")[0].rstrip(" ").lower() in _WINDOWS_DEVICES
+        if windows and (device or name[-1] in " ." or set(name) & _WINDOWS_FORBIDDEN):
+            found = "Windows reserves this name or a character in it"
+            raise _error(OutputMediaError, f"Cannot write {job.target}", found, "Rename the input")
+
+
+def _check_folders(jobs: list[Job], folder: Path) -> None:
+    """Refuse an output folder that is a file, is read-only, or leads elsewhere through a link."""
+    root = folder.resolve()
+    for place in sorted({job.target.parent for job in jobs}):
+        resolved = place.resolve()
+        if not resolved.is_relative_to(root):
+            found = f"it leads to {resolved}, outside the output folder {root}"
+            raise _error(
+                OutputMediaError, f"Cannot write to {place}", found, "Remove the link or choose another folder"
+            )
+        # The nearest path that is there decides whether the rest can be made.
+        standing = next(path for path in (resolved, *resolved.parents) if os.path.lexists(path))
+        if not standing.is_dir():
+            found = f"{standing} is not a folder"
+            raise _error(OutputMediaError, f"Cannot write to {place}", found, "Choose another output folder")
+        require_writable(standing)
+
+
+def _check_collisions(jobs: list[Job], folder: Path) -> None:
+    """Refuse two inputs that would become one output, on disks that fold case too."""
+    folds = _folds_case(folder)
+    owners: dict[str, Job] = {}
+
+    def key(path: Path) -> str:
+        return unicodedata.normalize("NFC", str(path)).casefold() if folds else str(path)
+
+    for job in jobs:
+        other = owners.setdefault(key(job.target), job)
+        if other is not job:
+            found = f"{other.source} and {job.source} would both become {job.target}"
+            raise _error(OutputMediaError, "Two inputs have one output", found, "Restore them into two folders")
+    for job in jobs:
+        for above in job.target.parents:
+            if other := owners.get(key(above)):
+                found = f"{other.source} would become the file {above}, and {job.source} needs a folder of that name"
+                raise _error(OutputMediaError, "Two inputs have one output", found, "Restore them into two folders")
+
+
+def _folds_case(folder: Path) -> bool:
+    """Tell whether the disk takes 'a' and 'A' for one name, by looking up a standing folder in the other case."""
+    for path in (folder.resolve(), *folder.resolve().parents):
+        other = path.with_name(path.name.swapcase()) if path.name else path
+        if path.exists() and other != path:
+            return other.exists() and other.samefile(path)
+    return os.name == "nt"
+
+
+def _check_existing(jobs: list[Job], overwrite: bool) -> None:
+    """Refuse outputs that are inputs under any name, and outputs that are there already."""
+    # The file's number sees through links, hard links and case, which no comparison of names does.
+    sources: dict[tuple[int, int], Path] = {}
+    for job in jobs:
+        try:
+            status = job.source.stat()
+        except OSError:
+            continue  # a broken link in a searched folder: reading it reports it, for that one picture
+        sources[status.st_dev, status.st_ino] = job.source
+    standing = [job for job in jobs if os.path.lexists(job.target)]
+    for job in standing:
+        if job.target.is_dir():
+            raise _error(OutputMediaError, f"Cannot write {job.target}", "a folder has that name", "Rename the input")
+        try:
+            status = job.target.stat()
+        except OSError:
+            continue  # a broken link: replaced, or refused below
+        if source := sources.get((status.st_dev, status.st_ino)):
+            found = f"it is the input {source}, which would be lost"
+            raise _error(OutputMediaError, f"Will not write over {job.target}", found, "Choose another output folder")
+    if standing and not overwrite:
+        more = f" and {len(standing) - 1} more" if len(standing) > 1 else ""
+        found = f"{standing[0].target}{more} exist already" if more else "it exists already"
+        todo = "Choose another output folder, or allow overwriting"
+        raise _error(OutputMediaError, f"Will not write over {standing[0].target}", found, todo)

@@ -1,0 +1,1 @@
+"""The restoration methods, one folder each; `registry.methods` finds them."""

@@ -1,0 +1,56 @@
+"""Identity recovery network: the regressor that CLR-Face and Diffuse-and-Restore train first.
+
+Sources: CLR-Face Sec. 3.3, Eq. 11 (there: IRN); Diffuse-and-Restore Sec. 3.1, Eq. 4 (there: IPC). One network, one
+loss, L1 plus identity. Both papers call it model-agnostic: config `paper` is their SwinIR, config `compact` a dense
+U-Net that restores a face in a fraction of a second on a CPU. It is a fast restorer by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor, nn
+
+from ...networks.restore_unet import RestoreUNet
+from ...networks.swinir import SwinIR
+from ...registry import Config, Method, Paper, Value
+
+_NETWORKS: dict[str, type[nn.Module]] = {"compact": RestoreUNet, "paper": SwinIR}
+
+
+def build(config: Config) -> nn.Module:
+    """Make the untrained network of a config."""
+    return _NETWORKS[config.name](**config.options)
+
+
+def recognise(keys: Collection[str]) -> str | None:
+    """Tell a config by keys that only it has."""
+    if "layers.0.residual_group.blocks.0.attn.qkv.weight" in keys and "conv_up3.weight" in keys:
+        return "paper"
+    if "encoder.0.0.conv1.weight" in keys and "middle.0.conv1.weight" in keys and "head.0.weight" in keys:
+        return "compact"
+    return None
+
+
+def restore(net: nn.Module, faces: Tensor, settings: Mapping[str, Value], seeds: Collection[int]) -> Tensor:
+    """Restore faces, x_hat = f_phi(x_d): one pass, no noise, so neither settings nor seeds change anything."""
+    return net(faces)
+
+
+METHOD = Method(
+    id="irn",
+    title="Identity recovery network",
+    summary="Fast: one pass of a regression network trained to keep the person recognisable.",
+    papers=(
+        Paper("CLR-Face", "https://arxiv.org/abs/2402.06106", "Sec. 3.3, Eq. 11"),
+        Paper("Diffuse and Restore (WACV 2024)", "", "Sec. 3.1, Eq. 4"),
+    ),
+    configs=(
+        Config("compact", "Compact U-Net, embedded weights", 512, embedded="irn_compact"),
+        Config("paper", "SwinIR with pixel-unshuffle, bring your weights", 512),
+    ),
+    build=build,
+    restore=restore,
+    recognise=recognise,
+    stages={"irn": "python -m train.irn"},
+)

@@ -1,0 +1,1 @@
+"""Measures of a restoration against its truth."""

@@ -1,0 +1,207 @@
+"""The one path from a degraded picture to a restored one: detect, align, restore, composite, report.
+
+Nodes, command line and library all come through here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .compose.masks import FEATHER
+from .compose.paste import composite
+from .errors import InputMediaError, SettingsError
+from .faces.align import align_faces, whole_crop
+from .faces.select import select_faces
+from .restorer import Restorer, face_seed
+from .runtime import Runtime
+from .types import Face, FaceCrop, FaceReport, RestoreReport
+
+if TYPE_CHECKING:
+    from .faces.detect import Detector
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the path does, beside the method's own settings."""
+
+    strength: float = 1.0
+    seed: int = 0
+    threshold: float | None = None
+    """Least confidence of a face; None for the detector's own."""
+    max_faces: int = 0
+    """Restore this many of the largest faces; 0 for all."""
+    min_size: float = 16.0
+    """Leave faces smaller than this many pixels: there is nothing in them to restore from."""
+    feather: float = FEATHER
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise SettingsError where a value is out of range."""
+        limits = {"strength": (0, 1), "feather": (0, 0.5), "max_faces": (0, 4096), "min_size": (0, 1e6)}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise SettingsError(
+                    f"Cannot restore with {name} {value}",
+                    found=f"expected {low:g} to {high:g}",
+                    kept="Nothing was started",
+                    todo=f"Give a {name} in that range",
+                )
+
+
+@dataclass(slots=True)
+class Restored:
+    """The result of the path for one frame."""
+
+    image: Tensor
+    """(3, H, W), the input wherever `mask` is zero."""
+    mask: Tensor
+    """(H, W) share of restored pixels, strength included."""
+    crops: list[FaceCrop]
+    faces: list[Tensor]
+    """Restored crops, in the order of `crops`."""
+    report: RestoreReport
+
+
+def check_frame(frame: Tensor) -> None:
+    """Refuse what is not one RGB frame.
+
+    Raises:
+        InputMediaError: another shape or type, or NaN.
+    """
+    found = None
+    if frame.ndim != 3 or frame.shape[0] != 3:
+        found = f"found shape {tuple(frame.shape)}"
+        if frame.ndim == 3 and frame.shape[-1] in (3, 4):
+            found += ", which looks like (H, W, C)"
+        elif frame.ndim == 4:
+            found += ", a batch; pass one frame at a time"
+    elif min(frame.shape[1:]) < 1:
+        found = f"found an empty picture of shape {tuple(frame.shape)}"
+    elif frame.dtype != torch.float32:
+        found = f"found {frame.dtype}" + (" (0 to 255 must be divided by 255)" if frame.dtype == torch.uint8 else "")
+    elif not bool(frame.isfinite().all()):
+        found = f"found {int((~frame.isfinite()).sum())} NaN or infinite values"
+    if found:
+        raise InputMediaError(
+            "Cannot restore this picture",
+            found=f"{found}; expected (3, H, W) float32 RGB in [0, 1]",
+            kept="The picture is unchanged",
+            todo="Convert it first",
+        )
+
+
+def restore_frame(
+    frame: Tensor,
+    restorer: Restorer,
+    detector: Detector | None = None,
+    *,
+    faces: Sequence[Face] | None = None,
+    aligned: bool = False,
+    options: Options | None = None,
+    runtime: Runtime | None = None,
+    frame_index: int = 0,
+) -> Restored:
+    """Restore the faces of one picture.
+
+    Shapes: frame (3, H, W) float32 RGB in [0, 1].
+
+    Args:
+        frame: the picture; not changed. Values slightly outside [0, 1] are kept outside the faces.
+        restorer: the loaded method.
+        detector: finds the faces; not needed with `faces` or `aligned`.
+        faces: faces found before, or by hand.
+        aligned: the whole picture is one aligned face.
+        options: what to do.
+        runtime: where to run.
+        frame_index: number of the frame in its batch; part of the seed.
+
+    Raises:
+        InputMediaError: the frame cannot be used.
+        SettingsError: an option is out of range, or no source of faces was given.
+        RestoreError: the method failed.
+    """
+    options, runtime = options or Options(), runtime or Runtime()
+    options.check()
+    check_frame(frame)
+    report = RestoreReport(
+        restorer.method.id, restorer.config.name, "none", options.seed, options.strength, notes=runtime.notes
+    )
+    clock = _Clock(report.seconds)
+    if aligned:
+        crops = [whole_crop(frame.clamp(0, 1), restorer.size)]
+        report.detector = "aligned"
+        found: list[Face] = [crops[0].face]
+        reasons: dict[int, str] = {}
+    else:
+        if faces is None:
+            if detector is None:
+                raise SettingsError(
+                    "No way to find the faces",
+                    found="neither a detector nor faces were given; expected one of them",
+                    kept="The picture is unchanged",
+                    todo="Pass a detector, faces, or aligned=True",
+                )
+            runtime.check_cancel()
+            faces = detector.detect(frame.clamp(0, 1)[None], threshold=options.threshold)[0]
+            report.detector = detector.name
+        else:
+            report.detector = "given"
+        clock.lap("detect")
+        found = list(faces)
+        chosen, reasons = select_faces(found, max_faces=options.max_faces, min_size=options.min_size)
+        crops = align_faces(frame.clamp(0, 1), chosen, restorer.size, frame_index=frame_index)
+        clock.lap("align")
+    images = (
+        torch.stack([crop.image for crop in crops]) if crops else frame.new_zeros(0, 3, restorer.size, restorer.size)
+    )
+    seeds = [face_seed(options.seed, frame_index, index) for index in range(len(crops))]
+    restored = list(restorer.restore(images, seeds=seeds, settings=options.settings, runtime=runtime))
+    clock.lap("restore")
+    if aligned:
+        image, mask = _blend_whole(frame, restored[0], options.strength)
+    else:
+        image, mask = composite(frame, crops, restored, strength=options.strength, feather=options.feather)
+    clock.lap("composite")
+    scales = iter(crops)
+    for index, face in enumerate(found):
+        kept = index in reasons
+        report.faces.append(
+            FaceReport(
+                frame_index,
+                index,
+                tuple(round(float(value), 2) for value in face.box),  # type: ignore[arg-type]
+                round(face.score, 4),
+                0.0 if kept else round(next(scales).scale, 4),
+                "kept" if kept else "restored",
+                reasons.get(index, ""),
+            )
+        )
+    return Restored(image, mask, crops, restored, report)
+
+
+def _blend_whole(frame: Tensor, face: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Blend a restored face over the whole of an aligned picture, at the picture's own size."""
+    size = frame.shape[-1]
+    if face.shape[-1] != size:
+        face = torch.nn.functional.interpolate(face[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
+    mask = torch.full(frame.shape[-2:], strength)
+    return (torch.lerp(frame, face, strength) if strength else frame.clone()), mask
+
+
+class _Clock:
+    """Seconds since the last lap, added up by name."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self._seconds[name] = round(self._seconds.get(name, 0.0) + now - self._last, 4)
+        self._last = now

@@ -1,0 +1,115 @@
+"""Where the work runs: device, dtype, batch size, progress and cancel, as one object the caller passes in.
+
+The command line passes a plain one; the ComfyUI nodes pass one that asks the host.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .errors import RestoreError, SettingsError
+
+logger = logging.getLogger("bfr")
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device called `name`; `auto` is the first of CUDA, MPS and CPU that is there.
+
+    Raises:
+        SettingsError: the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(
+            f"Cannot use the device {name!r}",
+            found=f"{str(error).splitlines()[0]}; expected auto, cpu, cuda, cuda:N or mps",
+            kept="Nothing was started",
+            todo="Choose --device auto, or install a torch build for that device",
+        ) from error
+    return device
+
+
+@dataclass(slots=True)
+class Runtime:
+    """One run's resources and its line to the host."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    batch: int = 4
+    """Most items in one call of a network."""
+    on_progress: Callable[[int, int], None] = lambda done, total: None
+    check_cancel: Callable[[], None] = lambda: None
+    """Raises when the host wants the run to stop; whatever it raises passes through untouched."""
+    prepare: Callable[[nn.Module], nn.Module] | None = None
+    """Brings a network to the device; None moves it with `.to`. A host puts its memory management here."""
+    notes: list[str] = field(default_factory=list)
+    """What was not done as asked; goes into the report."""
+
+    def ready(self, net: nn.Module) -> nn.Module:
+        """Return `net` on the device, ready to run."""
+        return self.prepare(net) if self.prepare else net.to(self.device)
+
+    def note(self, text: str) -> None:
+        """Record something that was not done as asked, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            logger.warning(text)
+
+    def run_batched(self, call: Callable[[Tensor], Tensor], items: Tensor, *, first: int = 0, total: int = 0) -> Tensor:
+        """Call a network on `items`, a batch at a time, with smaller batches where memory runs out.
+
+        Only `torch.OutOfMemoryError` from the call itself counts as out of memory: decoders have errors of that
+        name which a smaller batch would never cure.
+
+        Args:
+            call: maps (n, ...) to (n, ...), each item on its own.
+            items: (B, ...), B may be 0.
+            first: items done before, for the progress.
+            total: items of the whole run, for the progress; 0 for B.
+
+        Raises:
+            RestoreError: memory ran out with a single item.
+        """
+        results: list[Tensor] = []
+        done, batch = 0, max(self.batch, 1)
+        while done < len(items):
+            self.check_cancel()
+            part = items[done : done + batch]
+            result = self._try(call, part)
+            if result is None:  # outside the except block, so that no traceback keeps the tensors alive
+                if batch == 1:
+                    raise RestoreError(
+                        "Out of memory",
+                        found=f"a single item of shape {tuple(part.shape[1:])} does not fit on {self.device}",
+                        kept=f"{first + done} items were finished; no file was changed",
+                        todo="Close other programs, choose a smaller config, or run with --device cpu",
+                    )
+                batch //= 2
+                self.batch = batch
+                self.note(f"Memory ran out; the batch was reduced to {batch}")
+                continue
+            results.append(result)
+            done += len(part)
+            self.on_progress(first + done, total or len(items))
+        return torch.cat(results) if results else items[:0]
+
+    def _try(self, call: Callable[[Tensor], Tensor], part: Tensor) -> Tensor | None:
+        try:
+            return call(part)
+        except torch.OutOfMemoryError:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return None

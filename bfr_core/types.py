@@ -1,0 +1,103 @@
+"""The values that pass between the rooms of the package.
+
+Tensors: RGB, float32, [0, 1], (B, 3, H, W) inside the package; ComfyUI's (B, H, W, C) is turned at its edge.
+
+Coordinates: continuous pixels. The top-left pixel covers [0, 1) x [0, 1), its centre lies at (0.5, 0.5), x runs
+right and y down. Scaling a picture by s scales coordinates by s and nothing else, so no half-pixel term appears
+anywhere except where pixels are sampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+POINT_NAMES = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
+"""Order of the five points; left and right are the viewer's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One detected face in the pixels of its frame."""
+
+    box: tuple[float, float, float, float]
+    """x0, y0, x1, y1; may reach beyond the frame."""
+    points: np.ndarray
+    """(5, 2) float64, order of POINT_NAMES."""
+    score: float
+    """Confidence in [0, 1]; 1.0 where a person or another tool gave the box."""
+
+    @property
+    def size(self) -> float:
+        """Geometric mean of the box's sides, in pixels."""
+        x0, y0, x1, y1 = self.box
+        return (max(x1 - x0, 0.0) * max(y1 - y0, 0.0)) ** 0.5
+
+    @property
+    def eye_distance(self) -> float:
+        """Distance between the eyes, in pixels."""
+        dx, dy = self.points[1] - self.points[0]
+        return float((dx * dx + dy * dy) ** 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class FaceCrop:
+    """A face turned upright into a square of the FFHQ template."""
+
+    image: torch.Tensor
+    """(3, S, S) float32 [0, 1]."""
+    matrix: np.ndarray
+    """(2, 3) float64 similarity: frame coordinates to crop coordinates."""
+    face: Face
+    frame_index: int = 0
+    """Which frame of a batch the face was found in."""
+
+    @property
+    def size(self) -> int:
+        """Side of the crop, in pixels."""
+        return int(self.image.shape[-1])
+
+    @property
+    def scale(self) -> float:
+        """Crop pixels per frame pixel; above 1 the face is enlarged on its way in."""
+        a, b = self.matrix[0, 0], self.matrix[1, 0]
+        return float((a * a + b * b) ** 0.5)
+
+
+FaceAction = Literal["restored", "kept"]
+
+
+@dataclass(slots=True)
+class FaceReport:
+    """What was done to one face, and why."""
+
+    frame_index: int
+    face_index: int
+    box: tuple[float, float, float, float]
+    score: float
+    scale: float
+    action: FaceAction
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class RestoreReport:
+    """What was done to one picture or batch."""
+
+    method: str
+    config: str
+    detector: str
+    seed: int
+    strength: float
+    faces: list[FaceReport] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Everything that was not done as asked: retries, smaller batches, changed settings."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON types."""
+        return asdict(self)

@@ -1,0 +1,16 @@
+"""The only room that opens checkpoints: safe loading, hashes, finite checks, conversion, embedded weights and cards."""
+
+from .cards import Card, embedded, embedded_cards, load_embedded, read_card
+from .files import convert, fill, load_state, sha256_of
+
+__all__ = [
+    "Card",
+    "convert",
+    "embedded",
+    "embedded_cards",
+    "fill",
+    "load_embedded",
+    "load_state",
+    "read_card",
+    "sha256_of",
+]

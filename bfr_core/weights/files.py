@@ -1,0 +1,292 @@
+"""Open a checkpoint without running code from it, and without believing it.
+
+Facts this rests on: safetensors has no checksum, so damage inside the numbers loads without a word (hence the hash
+and the finite check); torch.load(weights_only=True) was exploitable before torch 2.10 (CVE-2026-24747), so older
+versions read safetensors only; a tensor may claim more elements than its storage holds (expanded strides), a bomb
+that goes off at the first copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..errors import WeightsError
+from ..media.atomic import publish
+
+_SAFE_TORCH = (2, 10)
+_WRAPPERS = ("params_ema", "params-ema", "params", "g_ema", "ema", "state_dict", "model", "net")
+"""Keys under which trainers nest the weights, the best copy first."""
+_PREFIXES = ("module.", "params_ema.", "params.", "model.", "_orig_mod.", "net.")
+"""Prefixes that wrappers of a module leave on every key."""
+_KEPT = "Nothing was loaded and the file is unchanged"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, lower-case hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_state(path: Path, *, sha256: str | None = None, searched: Collection[Path] = ()) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint, on the CPU, whatever trainer wrote it.
+
+    Args:
+        path: `.safetensors`, or `.pth`, `.pt`, `.ckpt` written by torch.save.
+        sha256: the hash the file must have; not checked when None.
+        searched: folders that were searched for the file, for the message when it is missing.
+
+    Returns:
+        Tensors by key, known wrappers and prefixes removed.
+
+    Raises:
+        WeightsError: missing, truncated, of another kind, unsafe, of another hash, or not finite.
+    """
+    if not path.is_file():
+        looked = ", ".join(str(folder) for folder in searched) or str(path.parent)
+        wanted = f" with sha256 {sha256}" if sha256 else ""
+        raise WeightsError(
+            f"Cannot find the weights {path.name}",
+            found=f"no such file in {looked}; expected {path.name}{wanted}",
+            kept="Nothing was changed",
+            todo="Put the file there, or choose a config whose weights are embedded",
+        )
+    _sniff(path)
+    if sha256 is not None and (actual := sha256_of(path)) != sha256:
+        raise WeightsError(
+            f"The weights {path} are not the expected file",
+            found=f"sha256 is {actual}, expected {sha256}",
+            kept=_KEPT,
+            todo="Fetch the file again; it may be damaged or another version",
+        )
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state = _strip_prefix(state)
+    _check_finite(path, state)
+    return state
+
+
+def _sniff(path: Path) -> None:
+    """Recognise what people save by mistake under a weight file's name."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(512)
+    text = head.lstrip().lower()
+    found = None
+    if size == 0:
+        found = "the file is empty (0 bytes)"
+    elif head.startswith(b"version https://git-lfs"):
+        found = "the file is a Git LFS pointer, not the weights it points to"
+    elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        found = "the file is a web page, not weights"
+    if found:
+        raise WeightsError(
+            f"Cannot read the weights {path}",
+            found=f"{found}; expected a checkpoint",
+            kept=_KEPT,
+            todo="Download the file itself (on a model page: the download button, or git lfs pull)",
+        )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    size = path.stat().st_size
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            # A copy, so that the file is no longer mapped when this returns and may be replaced.
+            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"Cannot read the weights {path}",
+            found=_describe_safetensors(path, size) or f"the file is damaged ({error}); expected whole safetensors",
+            kept=_KEPT,
+            todo="Fetch the file again and compare its size and sha256 with the source",
+        ) from error
+
+
+def _describe_safetensors(path: Path, size: int) -> str | None:
+    """Say how many bytes are missing where the header is intact enough to tell."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > 100_000_000 or length + 8 > size:
+                return (
+                    f"incomplete: {size} bytes, the header alone claims {length + 8}"
+                    if 8 <= size
+                    else (f"incomplete: {size} bytes; expected at least a header of 8")
+                )
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        total = 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
+    return f"incomplete: {size} of {total} bytes" if size < total else None
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    version = tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in torch.__version__.split(".")[:2])
+    if version < _SAFE_TORCH:
+        raise WeightsError(
+            f"Will not open {path} with torch {torch.__version__}",
+            found="torch before 2.10 can be attacked through such files (CVE-2026-24747); expected torch >= 2.10 or safetensors",
+            kept=_KEPT,
+            todo="Update torch, or convert the file elsewhere with `bfr models convert`",
+        )
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # The unpickler names the first class it would have had to run.
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "it holds more than tensors"
+        )
+        raise WeightsError(
+            f"Will not open {path}",
+            found=f"loading it could run code ({reason}); expected plain tensors",
+            kept=_KEPT,
+            todo="Ask its author for safetensors, or save only the state_dict where you trust the file",
+        ) from error
+    except Exception as error:  # torch raises many kinds for damaged archives; all mean the same to the reader
+        raise WeightsError(
+            f"Cannot read the weights {path}",
+            found=f"the file is damaged or no checkpoint ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+            f"{path.stat().st_size} bytes",
+            kept=_KEPT,
+            todo="Fetch the file again and compare its size and sha256 with the source",
+        ) from error
+    state = _unwrap(loaded)
+    if not state:
+        raise WeightsError(
+            f"No weights in {path}",
+            found=f"found {_outline(loaded)}, expected a dictionary of tensors",
+            kept=_KEPT,
+            todo="Choose the file that holds a state_dict",
+        )
+    for key, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise WeightsError(
+                f"Will not open {path}",
+                found=f"{key} claims {tuple(tensor.shape)} but stores {tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else 'no'} bytes; expected as many as its shape",
+                kept=_KEPT,
+                todo="Fetch the file from a source you trust",
+            )
+    return {key: tensor.detach().contiguous() for key, tensor in state.items()}
+
+
+def _unwrap(loaded: Any) -> dict[str, Tensor]:
+    if not isinstance(loaded, Mapping):
+        return {}
+    for wrapper in _WRAPPERS:
+        inner = loaded.get(wrapper)
+        if isinstance(inner, Mapping) and any(isinstance(value, Tensor) for value in inner.values()):
+            return _unwrap(inner) or {}
+    return {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def _outline(loaded: Any) -> str:
+    if isinstance(loaded, Mapping):
+        keys = ", ".join(map(str, list(loaded)[:5]))
+        return f"a dictionary with keys {keys}"
+    return f"a {type(loaded).__name__}"
+
+
+def _strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            return _strip_prefix({key.removeprefix(prefix): value for key, value in state.items()})
+    return state
+
+
+def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise WeightsError(
+                f"Will not use the weights {path}",
+                found=f"{key} holds {bad} NaN or infinite values of {tensor.numel()}; expected finite numbers",
+                kept=_KEPT,
+                todo="Fetch the file again, or train from an earlier checkpoint",
+            )
+
+
+def fill(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    what: str,
+    guess: Callable[[Collection[str]], str | None] | None = None,
+) -> None:
+    """Copy `state` into `module`, every key and shape accounted for; the module may live on the meta device.
+
+    Args:
+        module: the network to fill, cast to its own dtype.
+        state: tensors by key, as `load_state` gives them.
+        what: the network in words, for messages.
+        guess: names the model that a set of keys belongs to, for the message when it is not this one.
+
+    Raises:
+        WeightsError: keys are missing or unexpected, or shapes differ; the module is unchanged.
+    """
+    own = {key: value for key, value in module.state_dict().items()}
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    if missing or unexpected:
+        belongs = guess(state.keys()) if guess else None
+        hint = f"These look like weights of {belongs}" if belongs else "They belong to another model"
+        raise WeightsError(
+            f"The weights do not fit {what}",
+            found=f"{len(missing)} keys missing ({_some(missing)}), {len(unexpected)} unexpected ({_some(unexpected)}). {hint}",
+            kept=_KEPT,
+            todo="Choose the file that belongs to this method and config",
+        )
+    for key, tensor in own.items():
+        if tensor.shape != state[key].shape:
+            raise WeightsError(
+                f"The weights do not fit {what}",
+                found=f"{key} has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}",
+                kept=_KEPT,
+                todo="Choose the config these weights were trained with",
+            )
+    module.load_state_dict({key: state[key].to(own[key].dtype) for key in own}, assign=True)
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) or "none"
+
+
+def convert(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """Write the tensors of any readable checkpoint as safetensors.
+
+    Returns:
+        What was written: tensors, bytes and sha256.
+
+    Raises:
+        WeightsError: the source cannot be read, or the target is the source.
+        OutputMediaError: the target cannot be written.
+    """
+    if target.exists() and source.exists() and target.samefile(source):
+        raise WeightsError(
+            f"Will not convert {source} onto itself",
+            found="source and target are the same file; expected two",
+            kept=_KEPT,
+            todo="Give another name with -o",
+        )
+    state = load_state(source)
+    # Tensors that share memory are refused by safetensors; a copy costs little and keeps every key.
+    tensors = {
+        key: value.to(dtype if dtype and value.is_floating_point() else value.dtype).clone().contiguous()
+        for key, value in state.items()
+    }
+    with publish(target) as file:
+        file.write(save(tensors))
+    return {"tensors": len(tensors), "bytes": target.stat().st_size, "sha256": sha256_of(target)}

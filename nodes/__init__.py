@@ -1,0 +1,20 @@
+"""ComfyUI nodes: schemas over `bfr_core`, with no maths, no loops over pixels and no file formats."""
+
+from __future__ import annotations
+
+from ..bfr_core.registry import methods
+from .compat import ComfyExtension, io
+from .composite import CompositeFaces
+from .detect import AlignFaces, DetectFaces, LoadDetector
+from .host import register_folders
+from .restore import LoadRestorer, RestoreFaces, method_node
+
+
+class BfrExtension(ComfyExtension):
+    """The nodes of this pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return every node class; the oldest host we support calls nothing before this."""
+        register_folders()
+        fixed = [LoadDetector, DetectFaces, AlignFaces, LoadRestorer, CompositeFaces, RestoreFaces]
+        return fixed + [method_node(method) for method in methods().values()]

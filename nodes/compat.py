@@ -1,0 +1,41 @@
+"""The one place that imports ComfyUI's node API, and evens out the versions we support (0.8 and later)."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from comfy_api.latest import ComfyExtension, io, ui
+
+__all__ = ["ComfyExtension", "boxes_input", "boxes_output", "io", "option", "schema", "ui"]
+
+_SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def schema(**fields: Any) -> io.Schema:
+    """Build a schema, without the fields this host does not know (0.8 has no search_aliases)."""
+    return io.Schema(**{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS})
+
+
+def option(kind: Any, name: str, *, advanced: bool = False, **fields: Any) -> Any:
+    """Build an input, marked advanced where this host knows the mark."""
+    if advanced and "advanced" in inspect.signature(kind.Input.__init__).parameters:
+        fields["advanced"] = True
+    return kind.Input(name, **fields)
+
+
+_BoundingBox = io.Custom("BOUNDING_BOX")
+
+
+def boxes_input(name: str, tooltip: str) -> Any:
+    """Build an optional socket for the core type BOUNDING_BOX.
+
+    Without forceInput newer pages draw it as a widget, whose value shifts those of the widgets after it.
+    """
+    return _BoundingBox.Input(name, optional=True, tooltip=tooltip, extra_dict={"forceInput": True})
+
+
+def boxes_output(name: str) -> Any:
+    """Build an output of the core type BOUNDING_BOX: a list for each frame of dictionaries."""
+    return _BoundingBox.Output(display_name=name)

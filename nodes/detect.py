@@ -1,0 +1,175 @@
+"""Finding faces and turning them upright."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..bfr_core.errors import InputMediaError, SettingsError
+from ..bfr_core.faces.align import align_faces
+from ..bfr_core.faces.detect import detectors
+from ..bfr_core.faces.select import borrow_points, select_faces
+from . import boxes as core_boxes
+from .compat import boxes_input, boxes_output, io, option, schema
+from .host import check_cancel, join_image, split_image, to_host
+from .models import EMBEDDED, detector_files, get_detector
+from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket
+
+
+def resolve_faces(
+    frames: torch.Tensor, detector: Any, faces: Faces | None, boxes: Any, threshold: float = 0.0
+) -> Faces:
+    """Return the faces of each frame: those given, those in the boxes, or those a detector finds.
+
+    Raises:
+        InputMediaError: faces or boxes belong to another number of frames.
+    """
+    if faces is not None:
+        if len(faces) != len(frames):
+            raise InputMediaError(
+                "Cannot use these faces",
+                found=f"they were found in {len(faces)} images, but {len(frames)} images came in; expected as many",
+                kept="The images are unchanged",
+                todo="Connect the same image to Detect Faces and to this node",
+            )
+        return faces
+    finder = detector or get_detector()
+    found: Faces = []
+    for frame in frames:
+        check_cancel()
+        found += finder.detect(frame.clamp(0, 1)[None], threshold=threshold or None)
+    if boxes is None:
+        return found
+    given = core_boxes.to_faces(boxes, len(frames))
+    return [borrow_points(drawn, detected) for drawn, detected in zip(given, found, strict=True)]
+
+
+class LoadDetector(io.ComfyNode):
+    """Choose what finds the faces."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_LoadDetector",
+            display_name="Load Face Detector",
+            category=CATEGORY,
+            description="Choose what finds the faces. 'embedded' needs no file and finds degraded faces.",
+            search_aliases=["face detection", "yunet", "retinaface", "scrfd"],
+            inputs=[
+                option(io.Combo, "detector", options=list(detectors()), tooltip="embedded comes with the pack"),
+                option(
+                    io.Combo,
+                    "file",
+                    options=detector_files(),
+                    tooltip="Weights in models/facedetection, for the detectors that need a file",
+                ),
+            ],
+            outputs=[DetectorSocket.Output(display_name="detector")],
+        )
+
+    @classmethod
+    def execute(cls, detector: str, file: str = EMBEDDED) -> io.NodeOutput:
+        """Load the detector."""
+        return io.NodeOutput(get_detector(detector, file))
+
+
+class DetectFaces(io.ComfyNode):
+    """Find faces in every image of a batch."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_DetectFaces",
+            display_name="Detect Faces",
+            category=CATEGORY,
+            description="Find faces, with five points each, in every image of a batch. No face is a normal result.",
+            search_aliases=["face detection", "find faces", "face bbox"],
+            inputs=[
+                io.Image.Input("image"),
+                option(
+                    io.Float, "threshold", default=0.0, min=0.0, max=1.0, step=0.01,
+                    tooltip="Least confidence; 0 takes the detector's own",
+                ),
+                option(io.Int, "max_faces", default=0, min=0, max=256, tooltip="Keep the largest; 0 keeps all"),
+                option(
+                    io.Int, "min_size", default=16, min=0, max=4096, advanced=True,
+                    tooltip="Leave out faces smaller than this many pixels",
+                ),
+                DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
+            ],
+            outputs=[
+                FacesSocket.Output(display_name="faces"),
+                boxes_output("boxes"),
+                io.Mask.Output(display_name="mask"),
+                io.Int.Output(display_name="count"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        threshold: float = 0.0,
+        max_faces: int = 0,
+        min_size: int = 16,
+        detector: Any = None,
+    ) -> io.NodeOutput:
+        """Detect, and paint the boxes into a mask."""
+        frames, _ = split_image(image)
+        found = resolve_faces(frames, detector, None, None, threshold)
+        kept = [select_faces(faces, max_faces=max_faces, min_size=min_size)[0] for faces in found]
+        mask = torch.zeros(len(frames), *frames.shape[-2:])
+        for layer, faces in zip(mask, kept, strict=True):
+            for face in faces:
+                x0, y0, x1, y1 = (max(round(value), 0) for value in face.box)
+                layer[y0:y1, x0:x1] = 1.0
+        return io.NodeOutput(kept, core_boxes.from_faces(kept), to_host(mask), sum(map(len, kept)))
+
+
+class AlignFaces(io.ComfyNode):
+    """Cut faces out, upright, in the square that restorers take."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_AlignFaces",
+            display_name="Align Faces",
+            category=CATEGORY,
+            description="Cut every face out of its image, upright, in the FFHQ template. Connect faces, or boxes from "
+            "any core detector. Without a face the image output is one black square and Composite Faces changes "
+            "nothing.",
+            search_aliases=["face crop", "ffhq"],
+            inputs=[
+                io.Image.Input("image"),
+                option(io.Int, "size", default=512, min=64, max=2048, step=64, tooltip="Side of the crop, in pixels"),
+                FacesSocket.Input("faces", optional=True),
+                boxes_input("boxes", "Boxes of a core detector, used where no faces are connected"),
+            ],
+            outputs=[io.Image.Output(display_name="aligned"), CropsSocket.Output(display_name="crops")],
+        )
+
+    @classmethod
+    def execute(
+        cls, image: torch.Tensor, size: int = 512, faces: Faces | None = None, boxes: Any = None
+    ) -> io.NodeOutput:
+        """Align the faces of every frame."""
+        if faces is None and boxes is None:
+            raise SettingsError(
+                "No faces to align",
+                found="neither faces nor boxes are connected; expected one of them",
+                kept="The image is unchanged",
+                todo="Connect Detect Faces, or the boxes of a core face detector",
+            )
+        frames, _ = split_image(image)
+        found = resolve_faces(frames, None, faces, boxes)
+        crops = [
+            crop
+            for index, (frame, present) in enumerate(zip(frames, found, strict=True))
+            for crop in align_faces(frame.clamp(0, 1), present, size, frame_index=index)
+        ]
+        aligned = torch.stack([crop.image for crop in crops]) if crops else torch.zeros(1, 3, size, size)
+        return io.NodeOutput(join_image(aligned, None, image), Crops(tuple(crops), len(frames)))

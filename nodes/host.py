@@ -1,0 +1,109 @@
+"""ComfyUI's side of a run: its devices, memory management, progress bar, cancel button and model folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor, nn
+
+from ..bfr_core.errors import InputMediaError
+from ..bfr_core.runtime import Runtime
+
+FOLDERS = ("facerestore_models", "facedetection")
+"""Folders that other face packs use too, so that people keep one copy of each file."""
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
+
+
+def register_folders() -> None:
+    """Make the model folders known; entries that other packs or the user's yaml file made stay."""
+    for name in FOLDERS:
+        new = name not in folder_paths.folder_names_and_paths
+        folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
+        if new:  # a new name has an empty suffix set, which lists every file
+            folder_paths.folder_names_and_paths[name][1].update(_SUFFIXES)
+
+
+def model_files(folder: str) -> list[str]:
+    """Return the weight files in one of our model folders, read anew each time."""
+    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(_SUFFIXES)]
+
+
+def model_path(folder: str, name: str) -> Path:
+    """Return the path of a file that `model_files` listed."""
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+class Managed:
+    """A network under the host's model management."""
+
+    def __init__(self, net: nn.Module) -> None:
+        # ModelPatcher, not CoreModelPatcher: the dynamic one leaves weights of plain modules on the offload device.
+        self._patcher = comfy.model_patcher.ModelPatcher(
+            net, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device()
+        )
+
+    def ready(self, activation_bytes: int) -> nn.Module:
+        """Have the host make room and load the network; a no-op where it is loaded already."""
+        mm.load_models_gpu([self._patcher], memory_required=activation_bytes, force_full_load=True)
+        return self._patcher.model.to(self._patcher.load_device)
+
+
+def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) -> Runtime:
+    """Return a runtime that works through the host.
+
+    Args:
+        managed: the network to run.
+        faces: how many faces the whole node will restore, for the progress bar.
+        activation_bytes: memory that one batch needs beside the weights.
+    """
+    bar = comfy.utils.ProgressBar(max(faces, 1))
+    device = mm.get_torch_device()
+    return Runtime(
+        device=device,
+        batch=8 if device.type == "cuda" else 2,
+        on_progress=lambda done, total: bar.update_absolute(done, max(total, 1)),
+        check_cancel=mm.throw_exception_if_processing_interrupted,
+        prepare=lambda net: managed.ready(activation_bytes),
+    )
+
+
+def check_cancel() -> None:
+    """Raise the host's exception where the user has pressed cancel."""
+    mm.throw_exception_if_processing_interrupted()
+
+
+def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Turn ComfyUI's IMAGE into frames and alpha.
+
+    Shapes: image (B, H, W, 3 or 4); returns (B, 3, H, W) float32 and (B, H, W, 1) or None.
+
+    Raises:
+        InputMediaError: another shape.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape[1:]:
+        raise InputMediaError(
+            "Cannot take this image",
+            found=f"found shape {tuple(image.shape)}, expected (batch, height, width, 3 or 4)",
+            kept="The image is unchanged",
+            todo="Connect an IMAGE output; a MASK goes through Convert Mask to Image first",
+        )
+    frames = image[..., :3].movedim(-1, 1).to("cpu", torch.float32).contiguous()
+    return frames, image[..., 3:] if image.shape[-1] == 4 else None
+
+
+def join_image(frames: Tensor, alpha: Tensor | None, like: Tensor) -> Tensor:
+    """Turn (B, 3, H, W) frames back into an IMAGE, with the alpha of the input, where the host keeps images."""
+    dtype = mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
+    out = frames.movedim(1, -1).to(mm.intermediate_device(), dtype)
+    return out.contiguous() if alpha is None else torch.cat([out, alpha.to(out)], dim=-1)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Bring a mask or crop to where the host keeps images."""
+    return tensor.to(mm.intermediate_device())

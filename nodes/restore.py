@@ -1,0 +1,192 @@
+"""Loading restorers, the one-node path, and one node for each declared method."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from ..bfr_core.errors import SettingsError
+from ..bfr_core.pipeline import Options, restore_frame
+from ..bfr_core.registry import Method, Param
+from ..bfr_core.restorer import face_seed
+from .compat import boxes_input, boxes_output, io, option, schema
+from .detect import resolve_faces
+from .host import check_cancel, join_image, runtime, split_image, to_host
+from .models import EMBEDDED, LoadedRestorer, get_restorer, method_choices, restorer_files
+from . import boxes as core_boxes
+from .types import CATEGORY, DetectorSocket, Faces, FacesSocket, RestorerSocket
+
+_SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
+
+
+class LoadRestorer(io.ComfyNode):
+    """Choose a restoration method and its weights."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_LoadRestorer",
+            display_name="Load Face Restorer",
+            category=CATEGORY,
+            description="Choose a restoration method, its size and its weights. 'compact' comes with weights.",
+            search_aliases=["face restore model", "gfpgan", "codeformer"],
+            inputs=[
+                option(io.Combo, "method", options=method_choices(), tooltip="method/config"),
+                option(
+                    io.Combo, "weights", options=restorer_files(),
+                    tooltip="embedded, or a file in models/facerestore_models",
+                ),
+            ],
+            outputs=[RestorerSocket.Output(display_name="restorer")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, method: str, weights: str = EMBEDDED) -> io.NodeOutput:
+        """Load the restorer."""
+        return io.NodeOutput(get_restorer(method, weights))
+
+
+class RestoreFaces(io.ComfyNode):
+    """The whole path in one node: detect, align, restore, composite."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_RestoreFaces",
+            display_name="Restore Faces",
+            category=CATEGORY,
+            description="Find the faces in every image, restore them and put them back. Everything outside the faces "
+            "stays exactly as it was.",
+            search_aliases=["face restoration", "gfpgan", "codeformer", "face fix", "face enhance", "old photo"],
+            inputs=[
+                io.Image.Input("image"),
+                option(io.Combo, "method", options=method_choices(), tooltip="Used where no restorer is connected"),
+                option(
+                    io.Float, "strength", default=1.0, min=0.0, max=1.0, step=0.01,
+                    tooltip="0 keeps the image, 1 shows the restored face in full",
+                ),
+                option(io.Int, "seed", **_SEED, tooltip="For methods that draw noise"),
+                option(io.Int, "max_faces", default=0, min=0, max=256, tooltip="Restore the largest; 0 restores all"),
+                option(
+                    io.Float, "threshold", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True,
+                    tooltip="Least confidence of a face; 0 takes the detector's own",
+                ),
+                option(
+                    io.Int, "min_size", default=16, min=0, max=4096, advanced=True,
+                    tooltip="Leave faces smaller than this many pixels as they are",
+                ),
+                RestorerSocket.Input("restorer", optional=True),
+                DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
+                FacesSocket.Input("faces", optional=True, tooltip="Restore these faces only"),
+                boxes_input("boxes", "Restore the faces in these boxes only"),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image"),
+                io.Mask.Output(display_name="mask"),
+                boxes_output("boxes"),
+                io.String.Output(display_name="report"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        method: str,
+        strength: float = 1.0,
+        seed: int = 0,
+        max_faces: int = 0,
+        threshold: float = 0.0,
+        min_size: int = 16,
+        restorer: LoadedRestorer | None = None,
+        detector: Any = None,
+        faces: Faces | None = None,
+        boxes: Any = None,
+    ) -> io.NodeOutput:
+        """Restore every frame."""
+        frames, alpha = split_image(image)
+        loaded = restorer or get_restorer(method)
+        found = resolve_faces(frames, detector, faces, boxes, threshold)
+        options = Options(strength=strength, seed=seed, max_faces=max_faces, min_size=min_size)
+        run = runtime(loaded.managed, sum(map(len, found)))
+        done = 0
+        host_progress = run.on_progress
+        run.on_progress = lambda count, total: host_progress(done + count, sum(map(len, found)))
+        out, masks, reports = torch.empty_like(frames), torch.zeros(len(frames), *frames.shape[-2:]), []
+        for index, frame in enumerate(frames):
+            check_cancel()
+            result = restore_frame(
+                frame, loaded.restorer, faces=found[index], options=options, runtime=run, frame_index=index
+            )
+            out[index], masks[index] = result.image, result.mask
+            reports.append(result.report.to_dict())
+            done += len(result.crops)
+        report = json.dumps(reports, indent=1)
+        return io.NodeOutput(join_image(out, alpha, image), to_host(masks), core_boxes.from_faces(found), report)
+
+
+def method_node(method: Method) -> type[io.ComfyNode]:
+    """Make the node of a declared method: aligned faces in, restored faces out, its parameters as widgets."""
+    choices = [choice for choice in method_choices() if choice.split("/")[0] == method.id]
+
+    class RestoreAligned(io.ComfyNode):
+        """Restore aligned faces with one method."""
+
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            """Describe the node."""
+            size = method.configs[0].size
+            return schema(
+                node_id=f"BFR_Restore_{method.id}",
+                display_name=f"Restore Aligned Faces ({method.title})",
+                category=CATEGORY,
+                description=f"{method.summary} Takes aligned faces of {size} px, as Align Faces gives them. "
+                + " ".join(f"{paper.title}, {paper.section}." for paper in method.papers),
+                search_aliases=[method.id, method.title, "face restoration"],
+                inputs=[
+                    io.Image.Input("faces"),
+                    option(io.Int, "seed", **_SEED, tooltip="For methods that draw noise"),
+                    *(_param_input(param) for param in method.params),
+                    RestorerSocket.Input("restorer", optional=True, tooltip=f"Left open: {choices[0]}"),
+                ],
+                outputs=[io.Image.Output(display_name="faces")],
+            )
+
+        @classmethod
+        def execute(
+            cls, faces: torch.Tensor, seed: int = 0, restorer: LoadedRestorer | None = None, **settings: Any
+        ) -> io.NodeOutput:
+            """Restore a batch of faces."""
+            loaded = restorer or get_restorer(choices[0])
+            if loaded.restorer.method.id != method.id:
+                raise SettingsError(
+                    f"{method.title} cannot use this restorer",
+                    found=f"it holds weights of {loaded.restorer.method.title}, expected {method.title}",
+                    kept="The faces are unchanged",
+                    todo="Load a restorer of this method, or use the node of that method",
+                )
+            frames, _ = split_image(faces)
+            seeds = [face_seed(seed, 0, index) for index in range(len(frames))]
+            run = runtime(loaded.managed, len(frames))
+            restored = loaded.restorer.restore(frames.clamp(0, 1), seeds=seeds, settings=settings, runtime=run)
+            return io.NodeOutput(join_image(restored, None, faces))
+
+    RestoreAligned.__name__ = RestoreAligned.__qualname__ = f"BFR_Restore_{method.id}"
+    return RestoreAligned
+
+
+def _param_input(param: Param) -> Any:
+    if param.choices:
+        return option(io.Combo, param.name, options=list(param.choices), default=param.default, tooltip=param.help)
+    if isinstance(param.default, bool):
+        return option(io.Boolean, param.name, default=param.default, tooltip=param.help)
+    kind = io.Int if isinstance(param.default, int) else io.Float
+    limits = {"min": param.low, "max": param.high, "step": param.step}
+    fields = {name: value for name, value in limits.items() if value is not None}
+    if kind is io.Int:
+        fields = {name: int(value) for name, value in fields.items()}
+    return option(kind, param.name, default=param.default, tooltip=param.help, **fields)

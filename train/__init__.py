@@ -1,0 +1,1 @@
+"""Scripts that make weights for `bfr_core`; nothing imports this package."""

@@ -1,0 +1,283 @@
+"""Train the identity recovery network's `compact` config.
+
+Source: CLR-Face Eq. 11 (= Diffuse-and-Restore Eq. 4), L = alpha * L1 + D_cos(f(x_hat), f(x)). Departures: the
+first phase sees crops without the identity term, four times as many pictures in the same time; an optional last
+phase adds a patch discriminator, because people look at these pictures and regression alone leaves skin and hair
+soft. Both papers use ArcFace; here any recogniser file that `--recogniser` names.
+
+    python -m train.irn --data FACES/*/train --val FACES/*/val --recogniser mobilefacenet.pt --out runs/irn
+
+Two cores (AVX2): about 3.5 hours for all phases. Running the same command again continues from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bfr_core.degrade.chain import degrade, draw
+from bfr_core.degrade.presets import PRESETS
+from bfr_core.faces.identity import embed, identity_cosine
+from bfr_core.metrics.fidelity import laplacian_variance, psnr
+from bfr_core.networks.discriminators import PatchDiscriminator
+from bfr_core.networks.mobilefacenet import MobileFaceNet
+from bfr_core.networks.restore_unet import RestoreUNet
+
+from .data import FacePairs, Prefetch, list_images, read_rgb, to_tensor
+from .optim import Muon
+
+SIZE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One stretch of training with its own crop, losses and cosine of the learning rate."""
+
+    name: str
+    images: int
+    crop: int
+    batch: int
+    lr: tuple[float, float]
+    """Learning rate of the convolutions at the start and, along a cosine, at the end."""
+    warmup: int = 160
+    """Images over which the learning rate rises."""
+    identity: float = 0.0
+    """Weight of D_cos where L1 has weight 1: 1 / alpha of Eq. 11."""
+    adversarial: float = 0.0
+
+
+PHASES = (
+    Phase("crops", images=16_000, crop=256, batch=8, lr=(0.015, 0.010)),
+    Phase("faces", images=4_000, crop=512, batch=4, lr=(0.010, 0.0003), identity=0.03),
+    Phase("sharp", images=3_000, crop=512, batch=4, lr=(0.001, 0.0001), identity=0.03, adversarial=0.004),
+)
+
+
+def pixel_loss(output: Tensor, truth: Tensor, enlarged: Tensor) -> Tensor:
+    """L1, at half size for truths that were enlarged, so that their softness is not learnt."""
+    loss = output.new_zeros(())
+    if (~enlarged).any():
+        loss = loss + (output[~enlarged] - truth[~enlarged]).abs().mean() * (~enlarged).float().mean()
+    if enlarged.any():
+        small, small_truth = (F.avg_pool2d(x[enlarged], 2) for x in (output, truth))
+        loss = loss + (small - small_truth).abs().mean() * enlarged.float().mean()
+    return loss
+
+
+class Validation:
+    """Held-out faces under fixed degradations."""
+
+    def __init__(self, files: list[Path], preset: str, recogniser: MobileFaceNet, limit: int | None = None) -> None:
+        files = files[:: max(len(files) // limit, 1)][:limit] if limit else files
+        images = [read_rgb(path) for path in files]
+        ranges = PRESETS[preset].without_colour()
+        self.truth = to_tensor(images)
+        self.low = to_tensor([degrade(image, draw(ranges, seed)) for seed, image in enumerate(images)])
+        self.recogniser = recogniser
+        self.input = self.measure(self.low)
+
+    def measure(self, faces: Tensor) -> dict[str, float]:
+        """Return the mean figures of `faces` against the truth."""
+        return {
+            "psnr": psnr(faces, self.truth).mean().item(),
+            "identity": identity_cosine(self.recogniser, faces, self.truth).mean().item(),
+            "sharpness": laplacian_variance(faces).mean().item(),
+        }
+
+    def run(self, net: RestoreUNet) -> dict[str, float]:
+        """Restore every face with `net` and measure it."""
+        with torch.inference_mode():
+            faces = torch.cat([net(face[None]).clamp(0, 1) for face in self.low])
+        return self.measure(faces)
+
+
+class Run:
+    """The state of a training run: networks, optimisers and the number of images seen."""
+
+    PARTS = ("net", "ema", "judge", "muon", "adam", "judge_optimiser")
+
+    def __init__(self, out: Path, recogniser: MobileFaceNet) -> None:
+        self.out, self.recogniser = out, recogniser
+        self.net = RestoreUNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = copy.deepcopy(self.net).requires_grad_(False)
+        self.judge = PatchDiscriminator().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # The first and last layers map pixels, whose scale matters; orthogonal updates would fix it.
+        hidden = [p for name, p in self.net.named_parameters() if p.ndim == 4 and not name.startswith(("stem", "head"))]
+        chosen = set(map(id, hidden))
+        self.muon = Muon(hidden, lr=0)
+        self.adam = torch.optim.AdamW(
+            [p for p in self.net.parameters() if id(p) not in chosen], lr=0, betas=(0.9, 0.99)
+        )
+        self.judge_optimiser = torch.optim.Adam(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.99))
+        self.phase, self.seen, self.total = 0, 0, 0
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "last.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint whole or not at all."""
+        state = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        temp = self.checkpoint.with_suffix(".part")
+        torch.save({**state, "phase": self.phase, "seen": self.seen, "total": self.total}, temp)
+        os.replace(temp, self.checkpoint)
+
+    def load(self) -> None:
+        """Continue from the checkpoint."""
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.phase, self.seen, self.total = state["phase"], state["seen"], state["total"]
+
+    def step(self, phase: Phase, low: Tensor, truth: Tensor, enlarged: Tensor) -> dict[str, float]:
+        """Take one optimiser step and return its losses."""
+        start, end = phase.lr
+        lr = end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(self.seen / phase.images, 1)))
+        lr *= min(1.0, (self.seen + 1) / phase.warmup)
+        for optimiser, factor in ((self.muon, 1.0), (self.adam, 0.03)):
+            for group in optimiser.param_groups:
+                group["lr"] = lr * factor
+        output = self.net(low)
+        loss = pixel_loss(output, truth, enlarged)
+        losses = {"l1": loss.item()}
+        if phase.identity:
+            with torch.no_grad():
+                target = embed(self.recogniser, truth)
+            distance = 1 - (embed(self.recogniser, output.clamp(0, 1)) * target).sum(1).mean()
+            losses["d_cos"] = distance.item()
+            loss = loss + phase.identity * distance
+        sharp = ~enlarged
+        if phase.adversarial and sharp.any():
+            # The judge sees one random square of each face: enough for texture, a tenth of the arithmetic.
+            top, left = torch.randint(48, 512 - 48 - 256, (2,)).tolist()
+            window = (..., slice(top, top + 256), slice(left, left + 256))
+            fake, real = output[sharp][window], truth[sharp][window]
+            self.judge_optimiser.zero_grad(set_to_none=True)
+            judged = F.softplus(self.judge(fake.detach())).mean() + F.softplus(-self.judge(real)).mean()
+            judged.backward()
+            self.judge_optimiser.step()
+            losses["judge"] = judged.item()
+            self.judge.requires_grad_(False)
+            fooled = F.softplus(-self.judge(fake)).mean()
+            self.judge.requires_grad_(True)
+            losses["fooled"] = fooled.item()
+            loss = loss + phase.adversarial * fooled
+        self.net.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 0.1)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"The gradient is not finite at image {self.total}; {self.checkpoint} is intact")
+        self.muon.step()
+        self.adam.step()
+        decay = min(0.998, (1 + self.total / phase.batch) / (10 + self.total / phase.batch))
+        with torch.no_grad():
+            for slow, fast in zip(self.ema.parameters(), self.net.parameters(), strict=True):
+                slow.lerp_(fast, 1 - decay)
+        self.seen += len(low)
+        self.total += len(low)
+        return losses
+
+
+def sampling_weight(path: Path) -> float:
+    """Draw the varied portraits twice as often, the half-size ones half as often."""
+    folder = path.parent.parent.name
+    return {"pd512": 1.0, "free512": 3.0, "cc0gen512": 1.5, "pd256": 0.4, "free256": 0.8}.get(folder, 1.0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m train.irn", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of aligned faces")
+    parser.add_argument("--val", type=Path, nargs="+", required=True, help="folders of held-out aligned faces")
+    parser.add_argument("--recogniser", type=Path, required=True, help="MobileFaceNet weights for the identity loss")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and the log")
+    parser.add_argument("--preset", default="gfpgan", choices=sorted(PRESETS))
+    parser.add_argument("--images", type=int, nargs="+", help="images of each phase, in place of the defaults")
+    parser.add_argument("--time-limit", type=float, default=math.inf, metavar="MINUTES")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args(argv)
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    args.out.mkdir(parents=True, exist_ok=True)
+    recogniser = MobileFaceNet().eval().requires_grad_(False)
+    recogniser.load_state_dict(torch.load(args.recogniser, map_location="cpu", weights_only=True))
+    phases = list(PHASES)
+    if args.images:
+        phases = [Phase(**{**asdict(p), "images": n}) for p, n in zip(PHASES, args.images, strict=False) if n]
+
+    run = Run(args.out, recogniser)
+    if run.checkpoint.exists():
+        run.load()
+    val = Validation(list_images(args.val), args.preset, recogniser, limit=24)
+    log = (args.out / "log.jsonl").open("a")
+
+    def write(entry: dict[str, object]) -> None:
+        line = json.dumps(entry)
+        log.write(line + "\n")
+        log.flush()
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    write({"input": val.input, "resumed_at": run.total})
+    files = list_images(args.data)
+    start = saved = time.monotonic()
+    while run.phase < len(phases):
+        phase = phases[run.phase]
+        pairs = FacePairs(
+            files,
+            [sampling_weight(path) for path in files],
+            PRESETS[args.preset].without_colour(),
+            size=SIZE,
+            crop=phase.crop,
+            seed=run.phase,
+        )
+        feed = Prefetch(pairs, run.seen, phase.batch)
+        try:
+            began, first, sums, count = time.monotonic(), run.seen, {}, 0
+            while run.seen < phase.images:
+                losses = run.step(phase, *feed.next())
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                count += 1
+                now = time.monotonic()
+                done = now - start > 60 * args.time_limit
+                if now - saved > 240 or done or run.seen >= phase.images:
+                    run.save()
+                    rate = (run.seen - first) / (now - began)
+                    means = {name: round(value / count, 5) for name, value in sums.items()}
+                    figures = {name: round(value, 4) for name, value in val.run(run.ema).items()}
+                    left = round((phase.images - run.seen) / rate / 60, 1)
+                    write(
+                        {
+                            "phase": phase.name,
+                            "seen": run.seen,
+                            "rate": round(rate, 2),
+                            "left_min": left,
+                            **means,
+                            "val": figures,
+                        }
+                    )
+                    sums, count, saved = {}, 0, time.monotonic()
+                if done:
+                    return 0
+        finally:
+            feed.close()
+        run.phase, run.seen = run.phase + 1, 0
+        run.save()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,474 @@
+"""Training pictures for the face detector: scenes pasted together, rotated, covered, and degraded.
+
+Everything random about the n-th picture comes from its own seed, so the n-th is the same on every run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .data import list_images, read_rgb
+
+POINTS_FLIPPED = [1, 0, 2, 4, 3]
+"""Order of the five points after a mirror: left and right are the viewer's."""
+MAX_FACES = 16
+_LEVELS = 5
+"""Halvings kept of every picture, so that shrinking it never aliases."""
+
+
+@dataclass(slots=True)
+class Labelled:
+    """A picture with its faces, at several sizes."""
+
+    name: str
+    pyramid: list[np.ndarray]
+    """(H, W, 3) uint8 RGB, each half the size of the one before."""
+    boxes: np.ndarray
+    """(F, 4) x, y, w, h in pixels of the largest."""
+    points: np.ndarray
+    """(F, 5, 2)."""
+    weight: float = 1.0
+
+
+def held_out(name: str) -> bool:
+    """Whether the scene called `name` (relative to the scenes folder) is in the held-out tenth."""
+    return zlib.crc32(name.encode()) % 10 == 0
+
+
+def _pyramid(image: np.ndarray) -> list[np.ndarray]:
+    levels = [image]
+    while len(levels) < _LEVELS and min(levels[-1].shape[:2]) >= 16:
+        levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+    return levels
+
+
+def read_scenes(folder: Path, *, held: bool) -> list[Labelled]:
+    """Read the scenes of one side of the split, with the labels in labels.json."""
+    labels = json.loads((folder / "labels.json").read_text())
+    return [
+        Labelled(
+            name,
+            _pyramid(read_rgb(folder / name)),
+            np.array([face["box"] for face in faces], np.float64).reshape(-1, 4),
+            np.array([face["points"] for face in faces], np.float64).reshape(-1, 5, 2),
+            # The portraits in the wild and the generated ones vary most in pose, light, age and skin.
+            weight=2.0 if name.startswith("cc0gen") else 1.0,
+        )
+        for name, faces in sorted(labels.items())
+        if held_out(name) == held and faces
+    ]
+
+
+def read_faces(folders: list[Path], yunet: Path) -> list[Labelled]:
+    """Read aligned faces and label them with YuNet; those it does not find are left out."""
+    found = []
+    side = 320
+    teacher = cv2.FaceDetectorYN.create(str(yunet), "", (side, side), 0.8)
+    for path in list_images(folders):
+        image = read_rgb(path)
+        image = cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA) if image.shape[0] > 256 else image
+        padded = cv2.copyMakeBorder(image, 32, 32, 32, 32, cv2.BORDER_REPLICATE)
+        faces = teacher.detect(cv2.resize(padded, (side, side))[..., ::-1].copy())[1]
+        if faces is None or len(faces) != 1:
+            continue
+        row = faces[0].astype(np.float64) * (padded.shape[0] / side)
+        wild = path.parent.parent.name.startswith("free")
+        found.append(
+            Labelled(
+                f"{path.parent.parent.name}/{path.name}",
+                _pyramid(image),
+                row[None, :4] - (32, 32, 0, 0),
+                row[None, 4:14].reshape(1, 5, 2) - 32,
+                weight=2.5 if wild else 0.4,
+            )
+        )
+    return found
+
+
+@dataclass(slots=True)
+class Canvas:
+    """A training picture in the making."""
+
+    image: np.ndarray
+    boxes: list[np.ndarray] = field(default_factory=list)
+    """x0, y0, x1, y1."""
+    points: list[np.ndarray] = field(default_factory=list)
+    visible: list[float] = field(default_factory=list)
+    """Share of the face still to be seen; below a half it is neither face nor background."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One finished picture."""
+
+    image: np.ndarray
+    """(S, S, 3) uint8."""
+    boxes: np.ndarray
+    """(MAX_FACES, 4) float32, rows of zeros where there is no face."""
+    points: np.ndarray
+    """(MAX_FACES, 5, 2) float32."""
+    kind: np.ndarray
+    """(MAX_FACES,) int8: 1 a face, 2 ignored, 0 empty."""
+
+
+class SceneMixer:
+    """Draw training pictures.
+
+    Args:
+        scenes: labelled pictures.
+        size: side of the training pictures.
+        seed: together with the index it decides everything random.
+    """
+
+    def __init__(self, scenes: list[Labelled], *, size: int = 256, seed: int = 0) -> None:
+        weights = np.array([scene.weight for scene in scenes])
+        self.scenes, self.share = scenes, np.cumsum(weights / weights.sum())
+        self.size, self.seed = size, seed
+
+    def __getitem__(self, index: int) -> Training:
+        rng = np.random.Generator(np.random.PCG64([self.seed, index]))
+        canvas = Canvas(self._background(rng))
+        if rng.random() < 0.1:
+            for _ in range(rng.integers(0, 6)):
+                self._paste(rng, canvas, face=False, size=self._draw_size(rng))
+        elif rng.random() < 0.4:
+            # One face of any size, from a third of the frame to larger than it.
+            self._paste(
+                rng, canvas, face=True, size=float(np.exp(rng.uniform(math.log(48), math.log(370)))), whole=True
+            )
+        else:
+            top = float(np.exp(rng.uniform(math.log(16), math.log(140))))
+            count = int(np.clip(rng.integers(2, 5) * (128 / top), 2, 14))
+            for _ in range(count):
+                size = float(np.clip(top * np.exp(rng.uniform(-0.9, 0.25)), 9, 160))
+                self._paste(rng, canvas, face=bool(rng.random() < 0.75), size=size)
+        self._occlude(rng, canvas)
+        canvas.image = _light(rng, canvas.image)
+        canvas.image, smallest = _degrade(rng, canvas)
+        return self._finish(canvas, smallest)
+
+    def _scene(self, rng: np.random.Generator) -> Labelled:
+        return self.scenes[min(int(np.searchsorted(self.share, rng.random())), len(self.scenes) - 1)]
+
+    @staticmethod
+    def _draw_size(rng: np.random.Generator) -> float:
+        return float(np.exp(rng.uniform(math.log(12), math.log(200))))
+
+    def _background(self, rng: np.random.Generator) -> np.ndarray:
+        draw = rng.random()
+        if draw < 0.45:
+            return _texture(rng, self.size)
+        scene = self._scene(rng)
+        image = _erase(rng, scene.pyramid[1], scene.boxes / 2)
+        # A part of the picture, so that walls, gardens and cloth are seen at every scale.
+        height, width = image.shape[:2]
+        side = int(min(height, width) * rng.uniform(0.3, 1.0))
+        y, x = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
+        return cv2.resize(image[y : y + side, x : x + side], (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+
+    def _paste(self, rng: np.random.Generator, canvas: Canvas, *, face: bool, size: float, whole: bool = False) -> None:
+        scene, side = self._scene(rng), self.size
+        x, y, w, h = scene.boxes[0]
+        scale = size / math.sqrt(w * h)
+        level = int(np.clip(math.floor(math.log2(1 / scale)) if scale < 1 else 0, 0, len(scene.pyramid) - 1))
+        source = scene.pyramid[level] if face else _erase(rng, scene.pyramid[level], scene.boxes / 2**level)
+        angle = rng.uniform(-48, 48) if rng.random() < 0.45 else rng.normal(0, 9)
+        mirror = rng.random() < 0.5
+        stretch = math.exp(rng.normal(0, 0.07))
+        shear = rng.normal(0, 0.06)
+        if whole and size > 100:
+            spread = 0.5 * side * (0.25 if size > 200 else 0.5)
+            cx, cy = side / 2 + rng.uniform(-spread, spread), side / 2 + rng.uniform(-spread, spread)
+        else:
+            cx, cy = rng.uniform(-0.05, 1.05, size=2) * side
+        c, s = math.cos(math.radians(angle)) * scale, math.sin(math.radians(angle)) * scale
+        linear = np.array([[c, -s], [s, c]]) @ np.array([[stretch, shear], [0.0, 1 / stretch]])
+        if mirror:
+            linear = linear @ np.diag([-1.0, 1.0])
+        matrix = np.empty((2, 3))
+        matrix[:, :2] = linear
+        matrix[:, 2] = np.array([cx, cy]) - linear @ np.array([x + w / 2, y + h / 2])
+        height, width = scene.pyramid[0].shape[:2]
+        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ linear.T + matrix[:, 2]
+        left, top = np.clip(np.floor(corners.min(0)), 0, side).astype(int)
+        right, bottom = np.clip(np.ceil(corners.max(0)), 0, side).astype(int)
+        if right <= left or bottom <= top:
+            return
+        warp = _to_pixels(matrix, 2.0**level)
+        warp[:, 2] -= (left, top)
+        mask = self._mask(rng, scene, source.shape[:2], level, whole=whole)
+        patch = (int(right - left), int(bottom - top))
+        image = cv2.warpAffine(source, warp, patch, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        mask = cv2.warpAffine(mask, warp, patch, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        for i, box in enumerate(canvas.boxes):
+            canvas.visible[i] *= 1 - _covered(mask, box - [left, top, left, top])
+        alpha = mask[..., None].astype(np.uint16)
+        area = np.s_[top:bottom, left:right]
+        canvas.image[area] = ((image * alpha + canvas.image[area] * (255 - alpha)) // 255).astype(np.uint8)
+        if not face:
+            return
+        for (bx, by, bw, bh), points in zip(scene.boxes, scene.points, strict=True):
+            centre = matrix[:, :2] @ np.array([bx + bw / 2, by + bh / 2]) + matrix[:, 2]
+            # The box around the turned ellipse: the box around the turned box would grow by half at 45 degrees.
+            half = np.hypot(linear[:, 0] * bw / 2, linear[:, 1] * bh / 2)
+            moved = points @ matrix[:, :2].T + matrix[:, 2]
+            canvas.boxes.append(np.concatenate((centre - half, centre + half)))
+            canvas.points.append(moved[POINTS_FLIPPED] if mirror else moved)
+            x0, y0, x1, y1 = canvas.boxes[-1]
+            inside = max(min(x1, side) - max(x0, 0), 0) * max(min(y1, side) - max(y0, 0), 0)
+            canvas.visible.append(inside / ((x1 - x0) * (y1 - y0)))
+
+    @staticmethod
+    def _mask(
+        rng: np.random.Generator, scene: Labelled, shape: tuple[int, int], level: int, *, whole: bool
+    ) -> np.ndarray:
+        """Return what is pasted of the picture: all of it, a rectangle, or a soft shape around the head."""
+        mask = np.zeros(shape, np.uint8)
+        draw = rng.random()
+        if draw < (0.7 if whole else 0.35):
+            mask[:] = 255
+            return mask
+        x, y, w, h = scene.boxes[0] / 2**level
+        if draw < 0.75:
+            grow = rng.uniform(0.15, 1.2, size=4) * (w, h, w, h)
+            x0, y0 = max(int(x - grow[0]), 0), max(int(y - grow[1]), 0)
+            mask[y0 : int(y + h + grow[3]), x0 : int(x + w + grow[2])] = 255
+            return mask
+        centre, axes = (
+            (int(x + w / 2), int(y + h * 0.48)),
+            (int(w * rng.uniform(0.62, 1.0)), int(h * rng.uniform(0.62, 0.9))),
+        )
+        cv2.ellipse(mask, centre, axes, 0, 0, 360, 255, -1)
+        if rng.random() < 0.6:
+            cv2.ellipse(
+                mask, (centre[0], int(y + h * 1.9)), (int(w * rng.uniform(0.9, 1.4)), int(h * 0.9)), 0, 0, 360, 255, -1
+            )
+        soft = int(w * rng.uniform(0.0, 0.12)) * 2 + 1
+        return cv2.GaussianBlur(mask, (soft, soft), 0) if soft > 1 else mask
+
+    def _occlude(self, rng: np.random.Generator, canvas: Canvas) -> None:
+        for i, (x0, y0, x1, y1) in enumerate(canvas.boxes):
+            if rng.random() > 0.22 or canvas.visible[i] < 0.5:
+                continue
+            w, h = x1 - x0, y1 - y0
+            mask = np.zeros(canvas.image.shape[:2], np.uint8)
+            draw = rng.random()
+            if draw < 0.25:
+                # Something before the mouth and chin: a scarf, a microphone, the head in front.
+                a, b = (x0 - 0.1 * w, y0 + h * rng.uniform(0.58, 0.8)), (x1 + 0.1 * w, y1 + 0.2 * h)
+            elif draw < 0.4:
+                # Before the eyes or the brow.
+                top = rng.uniform(-0.1, 0.3)
+                a, b = (x0, y0 + h * top), (x1, y0 + h * (top + rng.uniform(0.12, 0.22)))
+            elif draw < 0.6:
+                side = x0 - 0.3 * w if rng.random() < 0.5 else x1 - 0.05 * w - w * rng.uniform(0, 0.3)
+                a, b = (side, y0 - 0.2 * h), (side + 0.35 * w, y1 + 0.2 * h)
+            else:
+                centre = (x0 + w * rng.uniform(0, 1), y0 + h * rng.uniform(0, 1))
+                size = rng.uniform(0.1, 0.28, size=2) * (w, h)
+                a, b = centre - size, centre + size
+            corner, opposite = (int(a[0]), int(a[1])), (int(b[0]), int(b[1]))
+            if rng.random() < 0.5:
+                cv2.rectangle(mask, corner, opposite, 255, -1)
+            else:
+                middle = ((corner[0] + opposite[0]) // 2, (corner[1] + opposite[1]) // 2)
+                axes = (max(abs(opposite[0] - corner[0]) // 2, 1), max(abs(opposite[1] - corner[1]) // 2, 1))
+                cv2.ellipse(mask, middle, axes, rng.uniform(-30, 30), 0, 360, 255, -1)
+            if rng.random() < 0.6:
+                paint = np.broadcast_to(rng.integers(0, 256, 3).astype(np.uint8), canvas.image.shape)
+            else:
+                paint = np.roll(canvas.image, tuple(rng.integers(40, self.size - 40, 2)), (0, 1))
+            for j, box in enumerate(canvas.boxes):
+                canvas.visible[j] *= 1 - _covered(mask, box)
+            canvas.image[mask > 0] = paint[mask > 0]
+
+    def _finish(self, canvas: Canvas, smallest: float) -> Training:
+        boxes, points = np.zeros((MAX_FACES, 4), np.float32), np.zeros((MAX_FACES, 5, 2), np.float32)
+        kind = np.zeros(MAX_FACES, np.int8)
+        order = [i for i in np.argsort(canvas.visible)[::-1] if canvas.visible[i] > 0.08]
+        for row, i in enumerate(order[:MAX_FACES]):
+            box = canvas.boxes[i]
+            boxes[row], points[row] = box, canvas.points[i]
+            size = math.sqrt((box[2] - box[0]) * (box[3] - box[1]))
+            # A face larger than the frame is cut by it and still to be found.
+            seen = canvas.visible[i] >= (0.3 if size > 0.7 * self.size else 0.55)
+            kind[row] = 1 if seen and size >= smallest else 2
+        return Training(canvas.image, boxes, points, kind)
+
+
+def _to_pixels(matrix: np.ndarray, scale: float) -> np.ndarray:
+    """Turn a matrix on continuous coordinates of the full picture into OpenCV's, on centres of the shrunken one."""
+    warp = matrix.copy()
+    warp[:, :2] *= scale
+    warp[:, 2] += warp[:, :2] @ np.array([0.5, 0.5]) - 0.5
+    return warp
+
+
+def _covered(mask: np.ndarray, box: np.ndarray) -> float:
+    """Return the share of `box` under `mask`, which is zero outside the picture."""
+    x0, y0, x1, y1 = (int(round(v)) for v in box)
+    area = max(x1 - x0, 1) * max(y1 - y0, 1)
+    part = mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
+    return float(part.sum(dtype=np.int64)) / (255 * area)
+
+
+def _erase(rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return a copy without its faces."""
+    image = image.copy()
+    height, width = image.shape[:2]
+    for x, y, w, h in boxes:
+        x0, y0 = max(int(x - 0.15 * w), 0), max(int(y - 0.12 * h), 0)
+        x1, y1 = min(int(x + 1.15 * w) + 1, width), min(int(y + 1.12 * h) + 1, height)
+        if x1 <= x0 or y1 <= y0:
+            continue
+        size = (x1 - x0, y1 - y0)
+        draw = rng.random()
+        if draw < 0.25:
+            # The middle of the cheeks, or any colour: a head without features is no face.
+            colour = image[int((y0 + y1) / 2), int((x0 + x1) / 2)] if rng.random() < 0.6 else rng.integers(0, 256, 3)
+            patch = np.empty((size[1], size[0], 3), np.uint8)
+            patch[:] = np.asarray(colour, np.uint8)
+        elif draw < 0.6 and height - y1 > 4:
+            # Clothes and shoulders.
+            left = int(rng.integers(0, max(width - size[0], 0) + 1))
+            patch = cv2.resize(image[y1:, left : left + size[0]], size, interpolation=cv2.INTER_LINEAR)
+        elif draw < 0.75:
+            # An ear and its side, twice: skin, hair and an outline, and no eyes.
+            strip = image[y0:y1, x0 : x0 + max(size[0] // 7, 1)]
+            patch = cv2.resize(strip, size, interpolation=cv2.INTER_LINEAR)
+        else:
+            patch = _texture(rng, max(size))[: size[1], : size[0]]
+        if rng.random() < 0.5:
+            mask = np.zeros((size[1], size[0]), np.uint8)
+            cv2.ellipse(mask, (size[0] // 2, size[1] // 2), (size[0] // 2 + 1, size[1] // 2 + 1), 0, 0, 360, 255, -1)
+            image[y0:y1, x0:x1][mask > 0] = patch[mask > 0]
+        else:
+            image[y0:y1, x0:x1] = patch
+    return image
+
+
+def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return a picture of nothing: flat, gradients, noise of several scales, stripes, discs, letters."""
+    draw = rng.random()
+    base = rng.integers(0, 256, 3).astype(np.float32)
+    if draw < 0.15:
+        image = np.empty((size, size, 3), np.float32)
+        image[:] = base
+    elif draw < 0.35:
+        corners = rng.integers(0, 256, (2, 2, 3)).astype(np.float32)
+        image = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
+    elif draw < 0.6:
+        image = np.empty((size, size, 3), np.float32)
+        image[:] = base
+        for cellsize in rng.choice([2, 4, 8, 16, 32, 64], 3, replace=False):
+            n = max(size // int(cellsize), 2)
+            coarse = rng.normal(0, rng.uniform(5, 45), (n, n, 1 if rng.random() < 0.6 else 3)).astype(np.float32)
+            image += cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC).reshape(size, size, -1)
+    elif draw < 0.7:
+        angle, wave = rng.uniform(0, math.pi), rng.uniform(3, 60)
+        y, x = np.mgrid[:size, :size].astype(np.float32)
+        image = (
+            base + 70 * np.sign(np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / wave)))[..., None]
+        )
+    else:
+        image = np.empty((size, size, 3), np.uint8)
+        image[:] = base.astype(np.uint8)
+        shapes = rng.random()
+        for _ in range(rng.integers(4, 40)):
+            colour = tuple(map(float, rng.integers(0, 256, 3)))
+            at = tuple(int(v) for v in rng.integers(0, size, 2))
+            if shapes < 0.4:
+                # Discs in discs: buttons, wheels and lamps look like eyes.
+                radius = int(rng.integers(2, max(size // 6, 4)))
+                cv2.circle(image, at, radius, colour, -1)
+                if rng.random() < 0.5:
+                    cv2.circle(image, at, max(radius // 2, 1), tuple(255 - v for v in colour), -1)
+            elif shapes < 0.7:
+                word = "".join(chr(c) for c in rng.integers(33, 123, rng.integers(1, 8)))
+                cv2.putText(
+                    image, word, at, int(rng.integers(0, 5)), rng.uniform(0.3, 2.5), colour, int(rng.integers(1, 4))
+                )
+            else:
+                to = tuple(int(v) for v in rng.integers(0, size, 2))
+                if rng.random() < 0.5:
+                    cv2.rectangle(image, at, to, colour, int(rng.choice([-1, 1, 2, 4])))
+                else:
+                    cv2.line(image, at, to, colour, int(rng.integers(1, 8)))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Change light and colour: one curve for each channel, then perhaps gray or sepia."""
+    ramp = np.arange(256, dtype=np.float32) / 255
+    curve = np.clip(ramp, 0, 1) ** math.exp(rng.normal(0, 0.35))
+    curve = (curve - 0.5) * math.exp(rng.normal(0, 0.25)) + 0.5 + rng.normal(0, 0.07)
+    tint = rng.normal(1, 0.08, 3) if rng.random() < 0.6 else np.ones(3)
+    table = np.clip(curve[:, None] * tint * 255, 0, 255).astype(np.uint8)
+    image = cv2.LUT(image, table[None])
+    draw = rng.random()
+    if draw < 0.25:
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        image = cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
+        if draw < 0.07:
+            image = cv2.LUT(image, np.clip(np.arange(256)[:, None] * (1.05, 0.92, 0.75), 0, 255).astype(np.uint8)[None])
+    elif draw < 0.4:
+        gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        mix = rng.uniform(-0.5, 0.8)
+        image = cv2.addWeighted(image, 1 - mix, gray, mix, 0)
+    if rng.random() < 0.15:
+        # Light from one side.
+        y, x = np.mgrid[-1 : 1 : complex(0, image.shape[0]), -1 : 1 : complex(0, image.shape[1])].astype(np.float32)
+        angle = rng.uniform(0, 2 * math.pi)
+        gain = 1 + rng.uniform(0.2, 0.6) * (x * math.cos(angle) + y * math.sin(angle))
+        image = np.clip(image * gain[..., None], 0, 255).astype(np.uint8)
+    return image
+
+
+def _degrade(rng: np.random.Generator, canvas: Canvas) -> tuple[np.ndarray, float]:
+    """Blur, shrink, add noise, save as JPEG, enlarge: what a restorer's input went through.
+
+    Returns:
+        The picture, and the size in pixels below which its faces are beyond finding.
+    """
+    image, smallest = canvas.image, 7.0
+    if rng.random() < 0.25:
+        return image, smallest
+    size = image.shape[0]
+    sizes = [math.sqrt((b[2] - b[0]) * (b[3] - b[1])) for b in canvas.boxes] or [64.0]
+    if rng.random() < 0.55:
+        sigma = rng.uniform(0.3, 1.0) if rng.random() < 0.4 else rng.uniform(0.3, 0.06 * max(sizes) + 0.4)
+        image = cv2.GaussianBlur(image, (0, 0), min(sigma, 9.0))
+        smallest = max(smallest, 8.0 * sigma)
+    factor = 1.0
+    if rng.random() < 0.6:
+        # As far as the largest face still has some 11 pixels, and at most twelvefold.
+        limit = float(np.clip(max(sizes) / 11, 1.0, 12.0))
+        factor = math.exp(rng.uniform(0, math.log(limit))) if limit > 1 else 1.0
+        small = max(int(size / factor), 8)
+        image = cv2.resize(image, (small, small), interpolation=int(rng.choice([cv2.INTER_AREA, cv2.INTER_LINEAR])))
+        smallest = max(smallest, 7.5 * factor)
+    if rng.random() < 0.45:
+        sigma = rng.uniform(1, 25)
+        shape = (*image.shape[:2], 3 if rng.random() < 0.6 else 1)
+        noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(sigma)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.65:
+        quality = int(rng.integers(25, 96))
+        image = cv2.imdecode(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)[
+            ..., ::-1
+        ]
+    if image.shape[0] != size:
+        way = int(
+            rng.choice(
+                [cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_NEAREST], p=[0.4, 0.3, 0.2, 0.1]
+            )
+        )
+        image = cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=way)
+    return np.ascontiguousarray(image), smallest
