@@ -4,7 +4,7 @@ Nothing is imported here: a broken or absent host must not keep the library, the
 """
 
 
-async def comfy_entrypoint():  # noqa: ANN201 - its type lives in the host
+async def comfy_entrypoint():
     """Return the extension that ComfyUI asks for."""
     import logging
 

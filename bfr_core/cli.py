@@ -260,8 +260,8 @@ def _models_list(args: argparse.Namespace) -> int:
                 line += f", {card.parameters / 1e6:.1f} M parameters, weights {card.licence}, trained on {card.images}"
             _print(line)
     _print("detectors:")
-    for name, state in detectors().items():
-        _print(f"  {name}: {state}")
+    for info in detectors():
+        _print(f"  {info.name}: {info.title}, {info.reason if info.available else 'not here, ' + info.reason}")
     return 0
 
 

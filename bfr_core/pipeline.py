@@ -25,6 +25,9 @@ from .types import Face, FaceCrop, FaceReport, RestoreReport
 if TYPE_CHECKING:
     from .faces.detect import Detector
 
+_GRAY_TOLERANCE = 2.5 / 255
+"""Channels of a gray picture differ by no more than JPEG's rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -163,6 +166,7 @@ def restore_frame(
     )
     seeds = [face_seed(options.seed, frame_index, index) for index in range(len(crops))]
     restored = list(restorer.restore(images, seeds=seeds, settings=options.settings, runtime=runtime))
+    restored = [_keep_gray(crop.image, face) for crop, face in zip(crops, restored, strict=True)]
     clock.lap("restore")
     if aligned:
         image, mask = _blend_whole(frame, restored[0], options.strength)
@@ -184,6 +188,13 @@ def restore_frame(
             )
         )
     return Restored(image, mask, crops, restored, report)
+
+
+def _keep_gray(crop: Tensor, face: Tensor) -> Tensor:
+    """Return a gray face for a gray crop: a regressor leaves a faint tint there, a generator paints skin."""
+    if bool((crop.amax(0) - crop.amin(0)).max() > _GRAY_TOLERANCE):
+        return face
+    return face.mean(0, keepdim=True).expand(3, -1, -1).contiguous()
 
 
 def _blend_whole(frame: Tensor, face: Tensor, strength: float) -> tuple[Tensor, Tensor]:

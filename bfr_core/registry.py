@@ -52,7 +52,7 @@ class Param:
         if kind is int and isinstance(value, bool):
             fits = False
         if fits and self.low is not None and self.high is not None:
-            fits = self.low <= value <= self.high  # NaN fails both
+            fits = self.low <= float(value) <= self.high  # NaN fails both
         if fits and self.choices:
             fits = value in self.choices
         if not fits:

@@ -73,10 +73,11 @@ class Restorer:
         if half and not bool(restored.isfinite().all()):
             runtime.note(f"{runtime.dtype} overflowed in {self.method.title}; those faces were run again in float32")
             restored = self.method.restore(net, part, settings, seeds).float()
-        if not bool(restored.isfinite().all()):
+        broken = int((~restored.isfinite()).flatten(1).any(1).sum())
+        if broken:
             raise RestoreError(
                 f"{self.method.title} gave numbers that are not finite",
-                found=f"NaN or infinity in {int((~restored.isfinite()).flatten(1).any(1).sum())} of {len(part)} faces, in float32",
+                found=f"NaN or infinity in {broken} of {len(part)} faces, in float32; expected numbers",
                 kept="No picture was changed",
                 todo="Check the weights with `bfr models verify`; report the picture if they are intact",
             )

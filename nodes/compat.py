@@ -10,12 +10,15 @@ from comfy_api.latest import ComfyExtension, io, ui
 
 __all__ = ["ComfyExtension", "boxes_input", "boxes_output", "io", "option", "schema", "ui"]
 
-_SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
+_NEWER = {"search_aliases"}
+"""Fields of Schema that 0.8 lacks. Named one by one, so that a misspelt field is an error and not left out."""
+
+_UNKNOWN_HERE = _NEWER - {field.name for field in dataclasses.fields(io.Schema)}
 
 
 def schema(**fields: Any) -> io.Schema:
-    """Build a schema, without the fields this host does not know (0.8 has no search_aliases)."""
-    return io.Schema(**{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS})
+    """Build a schema, without the newer fields that this host does not know."""
+    return io.Schema(**{name: value for name, value in fields.items() if name not in _UNKNOWN_HERE})
 
 
 def option(kind: Any, name: str, *, advanced: bool = False, **fields: Any) -> Any:
@@ -36,6 +39,6 @@ def boxes_input(name: str, tooltip: str) -> Any:
     return _BoundingBox.Input(name, optional=True, tooltip=tooltip, extra_dict={"forceInput": True})
 
 
-def boxes_output(name: str) -> Any:
+def boxes_output(name: str, tooltip: str) -> Any:
     """Build an output of the core type BOUNDING_BOX: a list for each frame of dictionaries."""
-    return _BoundingBox.Output(display_name=name)
+    return _BoundingBox.Output(display_name=name, tooltip=tooltip)

@@ -21,13 +21,13 @@ class CompositeFaces(io.ComfyNode):
             node_id="BFR_CompositeFaces",
             display_name="Composite Faces",
             category=CATEGORY,
-            description="Paste restored faces back into the images they were cut from. Pixels outside the mask stay "
-            "exactly as they were; where faces overlap, each pixel goes to the nearest one.",
+            description="Paste restored faces back into the images they were cut from. Everything outside the mask "
+            "stays exactly as it was; where faces overlap, each pixel goes to the nearest one.",
             search_aliases=["paste face", "uncrop", "face blend"],
             inputs=[
                 io.Image.Input("image", tooltip="The image the faces were cut from"),
                 io.Image.Input("faces", tooltip="Restored faces, in the order of the crops; any size"),
-                CropsSocket.Input("crops"),
+                CropsSocket.Input("crops", tooltip="From the Align Faces that cut them out"),
                 option(
                     io.Float, "strength", default=1.0, min=0.0, max=1.0, step=0.01,
                     tooltip="0 keeps the image, 1 shows the restored face in full",
@@ -36,9 +36,15 @@ class CompositeFaces(io.ComfyNode):
                     io.Float, "feather", default=0.12, min=0.0, max=0.5, step=0.01, advanced=True,
                     tooltip="Soft edge inside the crop, as a share of its side",
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="Where within the crops; one mask, or one for each face"),
+                io.Mask.Input(
+                    "mask", optional=True,
+                    tooltip="Limits what is pasted, in the square of the crop; one mask, or one for each face",
+                ),
             ],
-            outputs=[io.Image.Output(display_name="image"), io.Mask.Output(display_name="mask")],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The images with their faces restored"),
+                io.Mask.Output(display_name="mask", tooltip="How much of each pixel was replaced"),
+            ],
         )  # fmt: skip
 
     @classmethod
@@ -55,7 +61,7 @@ class CompositeFaces(io.ComfyNode):
         frames, alpha = split_image(image)
         restored, _ = split_image(faces)
         # With no crop Align Faces puts out one black square, which belongs nowhere.
-        restored = restored[: len(crops.crops)] if not crops.crops else restored
+        restored = restored if crops.crops else restored[:0]
         masks = _masks(mask, len(crops.crops))
         if len(restored) != len(crops.crops) or len(frames) != crops.frames:
             raise InputMediaError(
@@ -64,6 +70,14 @@ class CompositeFaces(io.ComfyNode):
                 f"crops were cut from {crops.frames}; expected equal numbers",
                 kept="The images are unchanged",
                 todo="Connect the image and crops that the faces came from",
+            )
+        if tuple(frames.shape[-2:]) != crops.size and crops.crops:
+            raise InputMediaError(
+                "Cannot put these faces back",
+                found=f"the images are {frames.shape[-1]} x {frames.shape[-2]} pixels, but the faces were cut from "
+                f"{crops.size[1]} x {crops.size[0]}; expected the same size",
+                kept="The images are unchanged",
+                todo="Connect the image that went into Align Faces; resize it before, or resize the result",
             )
         out, blended = frames.clone(), torch.zeros(len(frames), *frames.shape[-2:])
         for index, frame in enumerate(frames):
@@ -77,11 +91,11 @@ class CompositeFaces(io.ComfyNode):
                 strength=strength,
                 feather=feather,
             )
-        return io.NodeOutput(join_image(out, alpha, image), to_host(blended))
+        return io.NodeOutput(join_image(out, alpha), to_host(blended))
 
 
 def _masks(mask: torch.Tensor | None, count: int) -> list[torch.Tensor | None]:
-    if mask is None:
+    if mask is None or not count:
         return [None] * count
     layers = mask.to("cpu", torch.float32)
     layers = layers[None] if layers.ndim == 2 else layers

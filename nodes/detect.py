@@ -8,12 +8,12 @@ import torch
 
 from ..bfr_core.errors import InputMediaError, SettingsError
 from ..bfr_core.faces.align import align_faces
-from ..bfr_core.faces.detect import detectors
+from ..bfr_core.faces.detect import BACKENDS
 from ..bfr_core.faces.select import borrow_points, select_faces
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .host import check_cancel, join_image, split_image, to_host
-from .models import EMBEDDED, detector_files, get_detector
+from .models import AUTOMATIC, detector_files, file_stamp, get_detector
 from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket
 
 
@@ -34,14 +34,14 @@ def resolve_faces(
                 todo="Connect the same image to Detect Faces and to this node",
             )
         return faces
+    given = None if boxes is None else core_boxes.to_faces(boxes, len(frames))
     finder = detector or get_detector()
     found: Faces = []
     for frame in frames:
         check_cancel()
         found += finder.detect(frame.clamp(0, 1)[None], threshold=threshold or None)
-    if boxes is None:
+    if given is None:
         return found
-    given = core_boxes.to_faces(boxes, len(frames))
     return [borrow_points(drawn, detected) for drawn, detected in zip(given, found, strict=True)]
 
 
@@ -55,22 +55,30 @@ class LoadDetector(io.ComfyNode):
             node_id="BFR_LoadDetector",
             display_name="Load Face Detector",
             category=CATEGORY,
-            description="Choose what finds the faces. 'embedded' needs no file and finds degraded faces.",
+            description="Choose what finds the faces. 'embedded' comes with the pack and was trained on degraded "
+            "faces; the others need an extra package or a file in models/facedetection, and say which.",
             search_aliases=["face detection", "yunet", "retinaface", "scrfd"],
             inputs=[
-                option(io.Combo, "detector", options=list(detectors()), tooltip="embedded comes with the pack"),
+                option(
+                    io.Combo, "detector", options=list(BACKENDS), tooltip="What finds the faces; embedded needs no file"
+                ),
                 option(
                     io.Combo,
                     "file",
                     options=detector_files(),
-                    tooltip="Weights in models/facedetection, for the detectors that need a file",
+                    tooltip="automatic: the weights of the pack, or a known file in models/facedetection",
                 ),
             ],
-            outputs=[DetectorSocket.Output(display_name="detector")],
+            outputs=[DetectorSocket.Output(display_name="detector", tooltip="For Detect Faces and Restore Faces")],
         )
 
     @classmethod
-    def execute(cls, detector: str, file: str = EMBEDDED) -> io.NodeOutput:
+    def fingerprint_inputs(cls, file: str = AUTOMATIC, **_: Any) -> float:
+        """Run again when the file was replaced."""
+        return file_stamp("facedetection", file)
+
+    @classmethod
+    def execute(cls, detector: str, file: str = AUTOMATIC) -> io.NodeOutput:
         """Load the detector."""
         return io.NodeOutput(get_detector(detector, file))
 
@@ -85,15 +93,19 @@ class DetectFaces(io.ComfyNode):
             node_id="BFR_DetectFaces",
             display_name="Detect Faces",
             category=CATEGORY,
-            description="Find faces, with five points each, in every image of a batch. No face is a normal result.",
+            description="Find the faces in every image of a batch. An image without a face is a normal result. "
+            "The mask shows the boxes; connect faces to Align Faces.",
             search_aliases=["face detection", "find faces", "face bbox"],
             inputs=[
-                io.Image.Input("image"),
+                io.Image.Input("image", tooltip="The images to search"),
                 option(
                     io.Float, "threshold", default=0.0, min=0.0, max=1.0, step=0.01,
-                    tooltip="Least confidence; 0 takes the detector's own",
+                    tooltip="Least confidence of a face; 0 takes the detector's own",
                 ),
-                option(io.Int, "max_faces", default=0, min=0, max=256, tooltip="Keep the largest; 0 keeps all"),
+                option(
+                    io.Int, "max_faces", default=0, min=0, max=256,
+                    tooltip="Keep this many of the largest in each image; 0 keeps all",
+                ),
                 option(
                     io.Int, "min_size", default=16, min=0, max=4096, advanced=True,
                     tooltip="Leave out faces smaller than this many pixels",
@@ -101,10 +113,10 @@ class DetectFaces(io.ComfyNode):
                 DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
             ],
             outputs=[
-                FacesSocket.Output(display_name="faces"),
-                boxes_output("boxes"),
-                io.Mask.Output(display_name="mask"),
-                io.Int.Output(display_name="count"),
+                FacesSocket.Output(display_name="faces", tooltip="Boxes and five points, for Align Faces"),
+                boxes_output("boxes", "The boxes alone, for core nodes"),
+                io.Mask.Output(display_name="mask", tooltip="1 inside the boxes"),
+                io.Int.Output(display_name="count", tooltip="Faces in the whole batch"),
             ],
         )  # fmt: skip
 
@@ -139,18 +151,24 @@ class AlignFaces(io.ComfyNode):
             node_id="BFR_AlignFaces",
             display_name="Align Faces",
             category=CATEGORY,
-            description="Cut every face out of its image, upright, in the FFHQ template. Connect faces, or boxes from "
-            "any core detector. Without a face the image output is one black square and Composite Faces changes "
-            "nothing.",
+            description="Cut every face out of its image, upright, the way restoration methods expect it (FFHQ "
+            "template). Connect faces, or boxes from any core detector. Where no face is found, aligned is one black "
+            "square and Composite Faces changes nothing.",
             search_aliases=["face crop", "ffhq"],
             inputs=[
-                io.Image.Input("image"),
-                option(io.Int, "size", default=512, min=64, max=2048, step=64, tooltip="Side of the crop, in pixels"),
-                FacesSocket.Input("faces", optional=True),
+                io.Image.Input("image", tooltip="The images the faces were found in"),
+                option(
+                    io.Int, "size", default=512, min=64, max=2048, step=64,
+                    tooltip="Side of the crop, in pixels; restorers take 512",
+                ),
+                FacesSocket.Input("faces", optional=True, tooltip="From Detect Faces"),
                 boxes_input("boxes", "Boxes of a core detector, used where no faces are connected"),
             ],
-            outputs=[io.Image.Output(display_name="aligned"), CropsSocket.Output(display_name="crops")],
-        )
+            outputs=[
+                io.Image.Output(display_name="aligned", tooltip="One image for each face"),
+                CropsSocket.Output(display_name="crops", tooltip="Where they came from, for Composite Faces"),
+            ],
+        )  # fmt: skip
 
     @classmethod
     def execute(
@@ -172,4 +190,5 @@ class AlignFaces(io.ComfyNode):
             for crop in align_faces(frame.clamp(0, 1), present, size, frame_index=index)
         ]
         aligned = torch.stack([crop.image for crop in crops]) if crops else torch.zeros(1, 3, size, size)
-        return io.NodeOutput(join_image(aligned, None, image), Crops(tuple(crops), len(frames)))
+        height, width = frames.shape[-2:]
+        return io.NodeOutput(join_image(aligned), Crops(tuple(crops), len(frames), (height, width)))

@@ -11,32 +11,50 @@ import folder_paths
 import torch
 from torch import Tensor, nn
 
-from ..bfr_core.errors import InputMediaError
+from ..bfr_core.errors import InputMediaError, WeightsError
 from ..bfr_core.runtime import Runtime
 
-FOLDERS = ("facerestore_models", "facedetection")
-"""Folders that other face packs use too, so that people keep one copy of each file."""
-
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
+FOLDERS = {
+    "facerestore_models": (".safetensors", ".pth", ".pt"),
+    "facedetection": (".safetensors", ".pth", ".pt", ".onnx"),
+}
+"""Model folders and the suffixes we can open. Other face packs use them too, so people keep one copy of each file."""
 
 
 def register_folders() -> None:
     """Make the model folders known; entries that other packs or the user's yaml file made stay."""
-    for name in FOLDERS:
+    for name, suffixes in FOLDERS.items():
         new = name not in folder_paths.folder_names_and_paths
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
         if new:  # a new name has an empty suffix set, which lists every file
-            folder_paths.folder_names_and_paths[name][1].update(_SUFFIXES)
+            folder_paths.folder_names_and_paths[name][1].update(suffixes)
 
 
 def model_files(folder: str) -> list[str]:
     """Return the weight files in one of our model folders, read anew each time."""
-    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(_SUFFIXES)]
+    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(FOLDERS[folder])]
+
+
+def model_folders(folder: str) -> list[Path]:
+    """Return the directories behind one of our model folders."""
+    return [Path(path) for path in folder_paths.get_folder_paths(folder)]
 
 
 def model_path(folder: str, name: str) -> Path:
-    """Return the path of a file that `model_files` listed."""
-    return Path(folder_paths.get_full_path_or_raise(folder, name))
+    """Return the path of a file that `model_files` listed.
+
+    Raises:
+        WeightsError: it is there no longer.
+    """
+    path = folder_paths.get_full_path(folder, name)
+    if path is None:
+        raise WeightsError(
+            f"Cannot find {name}",
+            found=f"it is not in {' or '.join(map(str, model_folders(folder)))}; expected a file from the list",
+            kept="Nothing was started",
+            todo="Put the file there, or choose another; pressing R reads the list again",
+        )
+    return Path(path)
 
 
 class Managed:
@@ -84,7 +102,7 @@ def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:
     Shapes: image (B, H, W, 3 or 4); returns (B, 3, H, W) float32 and (B, H, W, 1) or None.
 
     Raises:
-        InputMediaError: another shape.
+        InputMediaError: another shape, NaN or infinity.
     """
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape[1:]:
         raise InputMediaError(
@@ -94,10 +112,19 @@ def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:
             todo="Connect an IMAGE output; a MASK goes through Convert Mask to Image first",
         )
     frames = image[..., :3].movedim(-1, 1).to("cpu", torch.float32).contiguous()
+    bad = [index for index, frame in enumerate(frames) if not bool(frame.isfinite().all())]
+    if bad:
+        raise InputMediaError(
+            "Cannot take this image",
+            found=f"found NaN or infinite values in {len(bad)} of {len(frames)} images, the first at index {bad[0]}; "
+            "expected numbers from 0 to 1",
+            kept="The image is unchanged",
+            todo="Look at the node before this one; a VAE in half precision is the usual source",
+        )
     return frames, image[..., 3:] if image.shape[-1] == 4 else None
 
 
-def join_image(frames: Tensor, alpha: Tensor | None, like: Tensor) -> Tensor:
+def join_image(frames: Tensor, alpha: Tensor | None = None) -> Tensor:
     """Turn (B, 3, H, W) frames back into an IMAGE, with the alpha of the input, where the host keeps images."""
     dtype = mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
     out = frames.movedim(1, -1).to(mm.intermediate_device(), dtype)

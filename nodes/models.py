@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bfr_core.errors import SettingsError
-from ..bfr_core.registry import methods
-from .host import Managed, model_files, model_path
+from ..bfr_core.errors import SettingsError, WeightsError
+from ..bfr_core.registry import get_method, methods
+from .host import Managed, model_files, model_folders, model_path
 
 if TYPE_CHECKING:
     from ..bfr_core.faces.detect import Detector
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 """Choice in a file list that stands for the weights that come with the pack."""
+
+AUTOMATIC = "automatic"
+"""Choice in the detector's file list: the embedded weights, or a file known to work that lies in the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +29,16 @@ class LoadedRestorer:
     managed: Managed
 
 
-_restorers: dict[tuple[str, str, str, float], LoadedRestorer] = {}
-_detectors: dict[tuple[str, str, float], Detector] = {}
+# Each entry carries the time of its file: a replaced file takes the place of the old one in memory.
+_restorers: dict[tuple[str, str], tuple[float, LoadedRestorer]] = {}
+_detectors: dict[tuple[str, str], tuple[float, Detector]] = {}
 
 
-def method_choices() -> list[str]:
+def method_choices(*, embedded_only: bool = False) -> list[str]:
     """Return every method and config as `method/config`, those that need no file first."""
     pairs = [(method, config) for method in methods().values() for config in method.configs]
     pairs.sort(key=lambda pair: pair[1].embedded is None)
-    return [f"{method.id}/{config.name}" for method, config in pairs]
+    return [f"{method.id}/{config.name}" for method, config in pairs if config.embedded or not embedded_only]
 
 
 def restorer_files() -> list[str]:
@@ -44,7 +48,7 @@ def restorer_files() -> list[str]:
 
 def detector_files() -> list[str]:
     """Return the choices of detector weights."""
-    return [EMBEDDED, *model_files("facedetection")]
+    return [AUTOMATIC, *model_files("facedetection")]
 
 
 def get_restorer(choice: str, file: str = EMBEDDED) -> LoadedRestorer:
@@ -63,16 +67,23 @@ def get_restorer(choice: str, file: str = EMBEDDED) -> LoadedRestorer:
             kept="Nothing was started",
             todo="Choose one from the list; the workflow may come from a newer version of the pack",
         )
-    path = None if file == EMBEDDED else model_path("facerestore_models", file)
     method, config = choice.split("/")
-    key = (method, config, str(path), _stamp(path))
-    if key not in _restorers:
+    if file == EMBEDDED and get_method(method).config(config).embedded is None:
+        raise WeightsError(
+            f"No weights of {choice} come with the pack",
+            found="'embedded' was chosen; expected a file in models/facerestore_models",
+            kept="Nothing was started",
+            todo=f"Choose your file in Load Face Restorer, or one of {', '.join(method_choices(embedded_only=True))}",
+        )
+    path = None if file == EMBEDDED else model_path("facerestore_models", file)
+    key, stamp = (choice, file), _stamp(path)
+    if key not in _restorers or _restorers[key][0] != stamp:
         restorer = load_restorer(method, config, weights=path)
-        _restorers[key] = LoadedRestorer(restorer, Managed(restorer.net))
-    return _restorers[key]
+        _restorers[key] = stamp, LoadedRestorer(restorer, Managed(restorer.net))
+    return _restorers[key][1]
 
 
-def get_detector(name: str = EMBEDDED, file: str = EMBEDDED) -> Detector:
+def get_detector(name: str = EMBEDDED, file: str = AUTOMATIC) -> Detector:
     """Return the detector called `name`, loaded on first use and again when its file changes.
 
     Raises:
@@ -81,11 +92,16 @@ def get_detector(name: str = EMBEDDED, file: str = EMBEDDED) -> Detector:
     """
     from ..bfr_core.faces.detect import load_detector
 
-    path = None if file == EMBEDDED else model_path("facedetection", file)
-    key = (name, str(path), _stamp(path))
-    if key not in _detectors:
-        _detectors[key] = load_detector(name, path=path)
-    return _detectors[key]
+    path = None if file == AUTOMATIC else model_path("facedetection", file)
+    key, stamp = (name, file), _stamp(path)
+    if key not in _detectors or _detectors[key][0] != stamp:
+        _detectors[key] = stamp, load_detector(name, path=path, folders=model_folders("facedetection"))
+    return _detectors[key][1]
+
+
+def file_stamp(folder: str, file: str) -> float:
+    """Return what changes when the file of a choice is replaced, so that the host runs its loader again."""
+    return 0.0 if file in (EMBEDDED, AUTOMATIC) else _stamp(model_path(folder, file))
 
 
 def _stamp(path: Path | None) -> float:

@@ -8,17 +8,19 @@ from typing import Any
 import torch
 
 from ..bfr_core.errors import SettingsError
+from ..bfr_core.faces.select import select_faces
 from ..bfr_core.pipeline import Options, restore_frame
 from ..bfr_core.registry import Method, Param
 from ..bfr_core.restorer import face_seed
+from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .detect import resolve_faces
 from .host import check_cancel, join_image, runtime, split_image, to_host
-from .models import EMBEDDED, LoadedRestorer, get_restorer, method_choices, restorer_files
-from . import boxes as core_boxes
+from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_choices, restorer_files
 from .types import CATEGORY, DetectorSocket, Faces, FacesSocket, RestorerSocket
 
 _SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
+_SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
 
 
 class LoadRestorer(io.ComfyNode):
@@ -31,17 +33,23 @@ class LoadRestorer(io.ComfyNode):
             node_id="BFR_LoadRestorer",
             display_name="Load Face Restorer",
             category=CATEGORY,
-            description="Choose a restoration method, its size and its weights. 'compact' comes with weights.",
+            description="Choose a restoration method, its size and its weights. The first ones in the list come with "
+            "weights; the others need a file of yours in models/facerestore_models.",
             search_aliases=["face restore model", "gfpgan", "codeformer"],
             inputs=[
-                option(io.Combo, "method", options=method_choices(), tooltip="method/config"),
+                option(io.Combo, "method", options=method_choices(), tooltip="Method and size"),
                 option(
                     io.Combo, "weights", options=restorer_files(),
-                    tooltip="embedded, or a file in models/facerestore_models",
+                    tooltip="embedded: the weights of the pack; else a file in models/facerestore_models",
                 ),
             ],
-            outputs=[RestorerSocket.Output(display_name="restorer")],
+            outputs=[RestorerSocket.Output(display_name="restorer", tooltip="For the nodes that restore")],
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, weights: str = EMBEDDED, **_: Any) -> float:
+        """Run again when the file was replaced."""
+        return file_stamp("facerestore_models", weights)
 
     @classmethod
     def execute(cls, method: str, weights: str = EMBEDDED) -> io.NodeOutput:
@@ -63,32 +71,38 @@ class RestoreFaces(io.ComfyNode):
             "stays exactly as it was.",
             search_aliases=["face restoration", "gfpgan", "codeformer", "face fix", "face enhance", "old photo"],
             inputs=[
-                io.Image.Input("image"),
-                option(io.Combo, "method", options=method_choices(), tooltip="Used where no restorer is connected"),
+                io.Image.Input("image", tooltip="One image or a batch, of any size"),
+                option(
+                    io.Combo, "method", options=method_choices(embedded_only=True),
+                    tooltip="How to restore; a connected restorer takes its place",
+                ),
                 option(
                     io.Float, "strength", default=1.0, min=0.0, max=1.0, step=0.01,
                     tooltip="0 keeps the image, 1 shows the restored face in full",
                 ),
-                option(io.Int, "seed", **_SEED, tooltip="For methods that draw noise"),
-                option(io.Int, "max_faces", default=0, min=0, max=256, tooltip="Restore the largest; 0 restores all"),
+                option(io.Int, "seed", **_SEED, tooltip=_SEED_HELP),
+                option(
+                    io.Int, "max_faces", default=0, min=0, max=256,
+                    tooltip="Restore this many of the largest in each image; 0 restores all",
+                ),
                 option(
                     io.Float, "threshold", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True,
                     tooltip="Least confidence of a face; 0 takes the detector's own",
                 ),
                 option(
                     io.Int, "min_size", default=16, min=0, max=4096, advanced=True,
-                    tooltip="Leave faces smaller than this many pixels as they are",
+                    tooltip="Leave faces smaller than this many pixels as they are: nothing is in them to restore from",
                 ),
-                RestorerSocket.Input("restorer", optional=True),
+                RestorerSocket.Input("restorer", optional=True, tooltip="Left open: the method chosen here"),
                 DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
-                FacesSocket.Input("faces", optional=True, tooltip="Restore these faces only"),
-                boxes_input("boxes", "Restore the faces in these boxes only"),
+                FacesSocket.Input("faces", optional=True, tooltip="From Detect Faces: restore these only"),
+                boxes_input("boxes", "Restore the faces in these boxes only; used where no faces are connected"),
             ],
             outputs=[
-                io.Image.Output(display_name="image"),
-                io.Mask.Output(display_name="mask"),
-                boxes_output("boxes"),
-                io.String.Output(display_name="report"),
+                io.Image.Output(display_name="image", tooltip="The images with their faces restored"),
+                io.Mask.Output(display_name="mask", tooltip="How much of each pixel was replaced"),
+                boxes_output("boxes", "Every face that was found, restored or not"),
+                io.String.Output(display_name="report", tooltip="What was done to each face, and why not, as JSON"),
             ],
         )  # fmt: skip
 
@@ -110,12 +124,15 @@ class RestoreFaces(io.ComfyNode):
         """Restore every frame."""
         frames, alpha = split_image(image)
         loaded = restorer or get_restorer(method)
+        if faces is None:
+            detector = detector or get_detector()
         found = resolve_faces(frames, detector, faces, boxes, threshold)
         options = Options(strength=strength, seed=seed, max_faces=max_faces, min_size=min_size)
-        run = runtime(loaded.managed, sum(map(len, found)))
+        total = sum(len(select_faces(there, max_faces=max_faces, min_size=min_size)[0]) for there in found)
+        run = runtime(loaded.managed, total)
         done = 0
         host_progress = run.on_progress
-        run.on_progress = lambda count, total: host_progress(done + count, sum(map(len, found)))
+        run.on_progress = lambda count, _: host_progress(done + count, total)
         out, masks, reports = torch.empty_like(frames), torch.zeros(len(frames), *frames.shape[-2:]), []
         for index, frame in enumerate(frames):
             check_cancel()
@@ -123,15 +140,18 @@ class RestoreFaces(io.ComfyNode):
                 frame, loaded.restorer, faces=found[index], options=options, runtime=run, frame_index=index
             )
             out[index], masks[index] = result.image, result.mask
+            if faces is None and boxes is None:
+                result.report.detector = detector.name
             reports.append(result.report.to_dict())
             done += len(result.crops)
         report = json.dumps(reports, indent=1)
-        return io.NodeOutput(join_image(out, alpha, image), to_host(masks), core_boxes.from_faces(found), report)
+        return io.NodeOutput(join_image(out, alpha), to_host(masks), core_boxes.from_faces(found), report)
 
 
 def method_node(method: Method) -> type[io.ComfyNode]:
     """Make the node of a declared method: aligned faces in, restored faces out, its parameters as widgets."""
-    choices = [choice for choice in method_choices() if choice.split("/")[0] == method.id]
+    default = next((config for config in method.configs if config.embedded), method.configs[0])
+    choice = f"{method.id}/{default.name}"
 
     class RestoreAligned(io.ComfyNode):
         """Restore aligned faces with one method."""
@@ -139,21 +159,21 @@ def method_node(method: Method) -> type[io.ComfyNode]:
         @classmethod
         def define_schema(cls) -> io.Schema:
             """Describe the node."""
-            size = method.configs[0].size
+            size = default.size
             return schema(
                 node_id=f"BFR_Restore_{method.id}",
                 display_name=f"Restore Aligned Faces ({method.title})",
                 category=CATEGORY,
-                description=f"{method.summary} Takes aligned faces of {size} px, as Align Faces gives them. "
+                description=f"{method.summary} Takes aligned faces of {size} px, from Align Faces, not whole images. "
                 + " ".join(f"{paper.title}, {paper.section}." for paper in method.papers),
                 search_aliases=[method.id, method.title, "face restoration"],
                 inputs=[
-                    io.Image.Input("faces"),
-                    option(io.Int, "seed", **_SEED, tooltip="For methods that draw noise"),
+                    io.Image.Input("faces", tooltip=f"Aligned faces of {size} px, from Align Faces"),
+                    option(io.Int, "seed", **_SEED, tooltip=_SEED_HELP),
                     *(_param_input(param) for param in method.params),
-                    RestorerSocket.Input("restorer", optional=True, tooltip=f"Left open: {choices[0]}"),
+                    RestorerSocket.Input("restorer", optional=True, tooltip=f"Left open: {choice}"),
                 ],
-                outputs=[io.Image.Output(display_name="faces")],
+                outputs=[io.Image.Output(display_name="faces", tooltip="In the same order, for Composite Faces")],
             )
 
         @classmethod
@@ -161,7 +181,7 @@ def method_node(method: Method) -> type[io.ComfyNode]:
             cls, faces: torch.Tensor, seed: int = 0, restorer: LoadedRestorer | None = None, **settings: Any
         ) -> io.NodeOutput:
             """Restore a batch of faces."""
-            loaded = restorer or get_restorer(choices[0])
+            loaded = restorer or get_restorer(choice)
             if loaded.restorer.method.id != method.id:
                 raise SettingsError(
                     f"{method.title} cannot use this restorer",
@@ -173,7 +193,7 @@ def method_node(method: Method) -> type[io.ComfyNode]:
             seeds = [face_seed(seed, 0, index) for index in range(len(frames))]
             run = runtime(loaded.managed, len(frames))
             restored = loaded.restorer.restore(frames.clamp(0, 1), seeds=seeds, settings=settings, runtime=run)
-            return io.NodeOutput(join_image(restored, None, faces))
+            return io.NodeOutput(join_image(restored))
 
     RestoreAligned.__name__ = RestoreAligned.__qualname__ = f"BFR_Restore_{method.id}"
     return RestoreAligned

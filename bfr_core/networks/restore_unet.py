@@ -8,6 +8,8 @@ where a face's structure is, and one light block each way at 1/2 keeps lashes an
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -51,9 +53,9 @@ class RestoreUNet(nn.Module):
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
             for width, count in zip(widths[:-1], blocks[:-1], strict=True)
         )
-        self.down = nn.ModuleList(_down(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(_down(a, b) for a, b in pairwise(widths))
         self.middle = nn.Sequential(*(ResidualBlock(widths[-1]) for _ in range(blocks[-1])))
-        self.up = nn.ModuleList(_up(b, a) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(_up(b, a) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
             for width, count in zip(widths[:-1], blocks[:-1], strict=True)

@@ -123,7 +123,7 @@ def _describe_safetensors(path: Path, size: int) -> str | None:
             if size < 8 or length > 100_000_000 or length + 8 > size:
                 return (
                     f"incomplete: {size} bytes, the header alone claims {length + 8}"
-                    if 8 <= size
+                    if size >= 8
                     else (f"incomplete: {size} bytes; expected at least a header of 8")
                 )
             header = json.loads(file.read(length))
@@ -139,7 +139,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     if version < _SAFE_TORCH:
         raise WeightsError(
             f"Will not open {path} with torch {torch.__version__}",
-            found="torch before 2.10 can be attacked through such files (CVE-2026-24747); expected torch >= 2.10 or safetensors",
+            found="torch before 2.10 can be attacked through such files (CVE-2026-24747); expected 2.10 or later",
             kept=_KEPT,
             todo="Update torch, or convert the file elsewhere with `bfr models convert`",
         )
@@ -157,10 +157,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             todo="Ask its author for safetensors, or save only the state_dict where you trust the file",
         ) from error
     except Exception as error:  # torch raises many kinds for damaged archives; all mean the same to the reader
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
             f"Cannot read the weights {path}",
-            found=f"the file is damaged or no checkpoint ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-            f"{path.stat().st_size} bytes",
+            found=f"the file is damaged or no checkpoint ({reason}); {path.stat().st_size} bytes",
             kept=_KEPT,
             todo="Fetch the file again and compare its size and sha256 with the source",
         ) from error
@@ -173,10 +173,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             todo="Choose the file that holds a state_dict",
         )
     for key, tensor in state.items():
-        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        stored = tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else 0
+        if tensor.numel() * tensor.element_size() > stored:
             raise WeightsError(
                 f"Will not open {path}",
-                found=f"{key} claims {tuple(tensor.shape)} but stores {tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else 'no'} bytes; expected as many as its shape",
+                found=f"{key} claims {tuple(tensor.shape)} but stores {stored} bytes; expected as many as its shape",
                 kept=_KEPT,
                 todo="Fetch the file from a source you trust",
             )
@@ -237,7 +238,7 @@ def fill(
     Raises:
         WeightsError: keys are missing or unexpected, or shapes differ; the module is unchanged.
     """
-    own = {key: value for key, value in module.state_dict().items()}
+    own = module.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     if missing or unexpected:
@@ -245,7 +246,8 @@ def fill(
         hint = f"These look like weights of {belongs}" if belongs else "They belong to another model"
         raise WeightsError(
             f"The weights do not fit {what}",
-            found=f"{len(missing)} keys missing ({_some(missing)}), {len(unexpected)} unexpected ({_some(unexpected)}). {hint}",
+            found=f"{len(missing)} keys missing ({_some(missing)}), {len(unexpected)} unexpected "
+            f"({_some(unexpected)}). {hint}",
             kept=_KEPT,
             todo="Choose the file that belongs to this method and config",
         )

@@ -69,8 +69,10 @@ class EmbeddedDetector:
         found = []
         for i, row in enumerate(scores):
             keep = torch.nonzero(row >= least)[:, 0]
-            values = (said.boxes[i, keep], said.points[i, keep], row[keep])
-            found.append(to_frame(*(value.cpu().numpy() for value in values), at))
+            boxes, points, kept = (
+                value.cpu().numpy() for value in (said.boxes[i, keep], said.points[i, keep], row[keep])
+            )
+            found.append(to_frame(boxes, points, kept, at))
         return found
 
 

@@ -1,0 +1,50 @@
+"""The figures this package promises, measured where it runs. Speed and memory live here, never in a timed test."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingsError
+
+PARTS = {"import": "imports", "composite": "composite", "detector": "detector", "restorer": "restorer"}
+"""Part of the benchmark: module that measures it."""
+
+
+def run(parts: Sequence[str], data: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure the named parts, all when none is named, and return their figures.
+
+    Args:
+        parts: keys of PARTS.
+        data: folder with `faces`, `photos`, `scenes` and `weights`; parts or figures that need it say so without.
+        say: hears each figure as a line of text.
+
+    Raises:
+        SettingsError: a part is unknown or the folder does not exist.
+    """
+    import torch
+
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise SettingsError(
+            f"Unknown part of the benchmark: {', '.join(unknown)}",
+            found=f"expected {', '.join(PARTS)}",
+            kept="Nothing was measured",
+            todo="Name one of them, or none for all",
+        )
+    if data is not None and not data.is_dir():
+        raise SettingsError(
+            f"Cannot measure on {data}",
+            found="no such folder; expected one with faces, photos, scenes and weights",
+            kept="Nothing was measured",
+            todo="Give the folder with --data, or leave it out for the figures that need none",
+        )
+    torch.set_num_threads(2)
+    say(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    figures: dict[str, Any] = {}
+    for part in parts or PARTS:
+        say(f"\n{part}")
+        module = importlib.import_module(f".{PARTS[part]}", __name__)
+        figures[part] = module.measure(data, lambda line: say(f"  {line}"))
+    return figures

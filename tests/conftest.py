@@ -1,0 +1,19 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real pictures and small weights, beside the project where it is developed."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not (folder / "photos").is_dir():
+        pytest.skip(f"no test pictures in {folder}")
+    return folder

@@ -1,0 +1,112 @@
+"""Compositing: bit-identical outside the mask, neighbours left alone, soft inside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bfr_core.compose.paste import composite
+from bfr_core.errors import InputMediaError, SettingsError
+from bfr_core.faces.align import FFHQ_TEMPLATE, align_face
+from bfr_core.types import Face
+
+
+def crop_at(frame, centre, side, angle=0.0):
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    points = (FFHQ_TEMPLATE - 256) @ turn.T * (side / 512) + centre
+    return align_face(frame, Face((0, 0, 1, 1), points, 1.0), 128)
+
+
+@given(
+    st.integers(1, 90), st.integers(1, 120), st.integers(0, 2**32 - 1),
+    st.lists(
+        st.tuples(st.floats(-40, 160), st.floats(-40, 130), st.floats(3, 300), st.floats(-3.2, 3.2)), max_size=4
+    ),
+    st.floats(0, 1), st.floats(0, 0.5),
+)  # fmt: skip
+@settings(max_examples=120, deadline=None)
+def test_row18_outside_the_mask_every_bit_is_the_inputs(height, width, seed, faces, strength, feather):
+    frame = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+    crops = [crop_at(frame, (x, y), side, angle) for x, y, side, angle in faces]
+    white = [torch.ones(3, 128, 128) for _ in crops]
+    out, mask = composite(frame, crops, white, strength=strength, feather=feather)
+    assert torch.equal(out[:, mask == 0], frame[:, mask == 0])
+    assert mask.min() >= 0 and mask.max() <= 1
+    # What was blended never leaves the range between the frame and the face.
+    assert (out >= frame - 1e-6).all() and (out <= 1 + 1e-6).all()
+
+
+def test_a_face_shows_in_full_inside_its_square_and_fades_inwards():
+    frame = torch.zeros(3, 300, 300)
+    crop = crop_at(frame, (150, 150), 200)
+    out, mask = composite(frame, [crop], [torch.ones(3, 128, 128)])
+    inside = mask > 0
+    rows, columns = torch.where(inside)
+    assert rows.min() >= 50 and rows.max() < 250 and columns.min() >= 50 and columns.max() < 250
+    assert out[0, 150, 150] == 1
+    edge = mask[150, 50:80]
+    assert (edge.diff() >= 0).all() and edge[0] < 0.01 and edge[-1] > 0.99
+
+
+def test_strength_zero_is_the_input_and_half_is_half():
+    frame = torch.rand(3, 100, 100)
+    crop = crop_at(frame, (50, 50), 60)
+    out, mask = composite(frame, [crop], [torch.ones(3, 128, 128)], strength=0)
+    assert torch.equal(out, frame) and not mask.any()
+    half, _ = composite(frame, [crop], [torch.ones(3, 128, 128)], strength=0.5)
+    assert torch.allclose(half[:, 50, 50], (frame[:, 50, 50] + 1) / 2)
+
+
+def test_neighbours_do_not_paint_over_each_other():
+    """Two crops overlap; each face's centre keeps its own colour, and the order does not matter."""
+    frame = torch.zeros(3, 300, 500)
+    crops = [crop_at(frame, (200, 150), 200), crop_at(frame, (290, 150), 200)]
+    red, blue = torch.zeros(3, 128, 128), torch.zeros(3, 128, 128)
+    red[0], blue[2] = 1, 1
+    out, mask = composite(frame, crops, [red, blue])
+    swapped, _ = composite(frame, crops[::-1], [blue, red])
+    assert torch.allclose(out, swapped, atol=1e-6)
+    assert torch.allclose(out[:, 150, 200], torch.tensor([1.0, 0, 0])) and torch.allclose(
+        out[:, 150, 290], torch.tensor([0, 0, 1.0])
+    )
+    assert (out.sum(0) <= 1 + 1e-5).all() and mask.max() <= 1  # float32 rounding
+    # A hard border would show: along the line between the faces colour changes by small steps.
+    assert out[0, 150, 200:290].diff().abs().max() < 0.25
+
+
+def test_a_mask_takes_away_and_never_adds():
+    frame = torch.zeros(3, 200, 200)
+    crop = crop_at(frame, (100, 100), 150)
+    white = torch.ones(3, 128, 128)
+    full, _ = composite(frame, [crop], [white])
+    left = torch.zeros(64, 64)
+    left[:, :32] = 1
+    part, mask = composite(frame, [crop], [white], masks=[left])
+    assert (part <= full + 1e-6).all()
+    assert mask[100, 60] == 1 and mask[100, 140] == 0
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_row58_strength_out_of_range(strength):
+    with pytest.raises(SettingsError, match="strength"):
+        composite(torch.zeros(3, 8, 8), [], [], strength=strength)
+
+
+def test_wrong_counts_shapes_and_nan_are_refused():
+    frame = torch.rand(3, 50, 50)
+    crop = crop_at(frame, (25, 25), 30)
+    for restored in ([], [torch.ones(3, 64, 32)], [torch.full((3, 64, 64), float("nan"))]):
+        with pytest.raises(InputMediaError):
+            composite(frame, [crop], restored)
+    with pytest.raises(InputMediaError, match="mask"):
+        composite(frame, [crop], [torch.ones(3, 64, 64)], masks=[torch.full((5, 5), 2.0)])
+
+
+def test_many_faces_and_a_restored_size_of_its_own():
+    frame = torch.rand(3, 400, 400)
+    crops = [crop_at(frame, (20 + 8 * index, 200), 30) for index in range(50)]
+    out, _ = composite(frame, crops, [torch.rand(3, 256, 256) for _ in crops])
+    assert out.isfinite().all()

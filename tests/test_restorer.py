@@ -1,0 +1,301 @@
+"""The contract every restorer keeps, the runtime under it, and the whole path on odd input."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bfr_core.errors import InputMediaError, RestoreError, SettingsError
+from bfr_core.pipeline import Options, restore_frame
+from bfr_core.registry import Config, Method, Param, get_method, methods
+from bfr_core.restorer import Restorer, face_seed, load_restorer
+from bfr_core.runtime import Runtime, pick_device
+from bfr_core.types import Face
+
+
+class Brighten(nn.Module):
+    """A net whose result is known; counts its calls and fails where asked."""
+
+    def __init__(self, most: int = 10**9, half_breaks: bool = False, always_breaks: bool = False) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.most, self.half_breaks, self.always_breaks = most, half_breaks, always_breaks
+        self.batches: list[int] = []
+
+    def forward(self, x):
+        self.batches.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("planned")
+        if self.always_breaks or (self.half_breaks and torch.is_autocast_enabled("cpu")):
+            return x * float("nan")
+        return x + 0.25 * self.scale
+
+
+def noisy(net, faces, settings, seeds):
+    noise = [torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return net(faces) * 0 + torch.stack(noise) if settings["noise"] else net(faces)
+
+
+def restorer_of(net: nn.Module, size: int = 64) -> Restorer:
+    config = Config("tiny", "Tiny", size)
+    params = (Param("noise", False, "draw noise"), Param("level", 0.5, "a number", 0.0, 1.0, 0.1))
+    method = Method("test", "Test method", "", (), (config,), lambda c: net, noisy, lambda keys: None, params)
+    return Restorer(method, config, net, "test")
+
+
+class Fixed:
+    """A detector that finds what it is told."""
+
+    name = "fixed"
+
+    def __init__(self, *boxes):
+        self.boxes = boxes
+
+    def detect(self, frames, *, threshold=None):
+        from bfr_core.faces.align import points_from_box
+
+        return [[Face(box, points_from_box(box), 0.9) for box in self.boxes] for _ in frames]
+
+    def to_device(self, device):
+        pass
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_row15_any_batch(count):
+    restored = restorer_of(Brighten()).restore(
+        torch.rand(count, 3, 64, 64) * 0.5, seeds=range(count), runtime=Runtime()
+    )
+    assert restored.shape == (count, 3, 64, 64) and restored.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("faces", "word"),
+    [
+        (torch.rand(1, 64, 64, 3), r"\(B, H, W, C\)"),
+        (torch.rand(1, 3, 32, 32), "64, 64"),
+        (torch.rand(3, 64, 64), "shape"),
+        (torch.rand(1, 3, 64, 64).double(), "float64"),
+        ((torch.rand(1, 3, 64, 64) * 255).byte(), "uint8"),
+        (torch.rand(1, 3, 64, 64) * 255, "values from"),
+        (torch.full((1, 3, 64, 64), float("nan")), "NaN"),
+    ],
+)
+def test_row16_unfit_faces_are_refused_with_a_guess(faces, word):
+    with pytest.raises(InputMediaError, match=word) as caught:
+        restorer_of(Brighten()).restore(faces, seeds=[0], runtime=Runtime())
+    assert "[0, 1]" in caught.value.found and caught.value.todo
+
+
+@pytest.mark.parametrize(
+    ("frame", "word"),
+    [
+        (torch.rand(40, 40, 3), r"\(H, W, C\)"),
+        (torch.rand(1, 3, 40, 40), "batch"),
+        (torch.rand(4, 40, 40), "shape"),
+        (torch.rand(3, 0, 40), "empty"),
+        (torch.rand(3, 40, 40).double(), "float64"),
+        ((torch.rand(3, 40, 40) * 255).byte(), "255"),
+        (torch.full((3, 40, 40), float("inf")), "infinite"),
+    ],
+)
+def test_row16_unfit_frames_are_refused_with_a_guess(frame, word):
+    with pytest.raises(InputMediaError, match=word):
+        restore_frame(frame, restorer_of(Brighten()), Fixed())
+
+
+def test_row16_layout_in_memory_does_not_matter():
+    frame = torch.rand(80, 70, 3).permute(2, 0, 1)
+    assert not frame.is_contiguous()
+    detector = Fixed((20.0, 20.0, 60.0, 70.0))
+    ours = restore_frame(frame, restorer_of(Brighten()), detector).image
+    assert torch.equal(ours, restore_frame(frame.contiguous(), restorer_of(Brighten()), detector).image)
+
+
+FACES = {
+    "none": [],
+    "fifty": [
+        (10.0 + 20 * (i % 10), 10.0 + 20 * (i // 10), 28.0 + 20 * (i % 10), 30.0 + 20 * (i // 10)) for i in range(50)
+    ],
+    "cut by the border": [(-30.0, -20.0, 40.0, 60.0)],
+    "larger than the frame": [(-500.0, -500.0, 700.0, 700.0)],
+    "4 px": [(50.0, 50.0, 54.0, 54.0)],
+}
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_row14_few_many_and_odd_faces(name):
+    frame = torch.rand(3, 120, 220) * 0.7
+    result = restore_frame(frame, restorer_of(Brighten()), Fixed(*FACES[name]))
+    assert len(result.report.faces) == len(FACES[name])
+    assert torch.equal(result.image[:, result.mask == 0], frame[:, result.mask == 0])
+    restored = [face for face in result.report.faces if face.action == "restored"]
+    if name in ("none", "4 px"):
+        assert not restored and torch.equal(result.image, frame)
+        assert all("below the minimum" in face.reason for face in result.report.faces)
+    else:
+        assert len(restored) == len(FACES[name]) and result.mask.max() > 0.9
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3000), (37, 53)])
+def test_row15_odd_frames(shape):
+    frame = torch.rand(3, *shape)
+    result = restore_frame(frame, restorer_of(Brighten()), Fixed((0.0, 0.0, 30.0, 30.0)))
+    assert result.image.shape == frame.shape and result.image.isfinite().all()
+
+
+def test_row15_8k_costs_one_copy_of_the_frame():
+    frame = torch.zeros(3, 4320, 7680)
+    result = restore_frame(frame, restorer_of(Brighten()), Fixed((4000.0, 2000.0, 4100.0, 2120.0)))
+    rows, columns = torch.where(result.mask > 0)
+    assert rows.min() > 1900 and rows.max() < 2250 and columns.min() > 3900 and columns.max() < 4250
+    assert not result.image[:, :1900].any()
+
+
+def test_row51_out_of_memory_halves_the_batch_and_changes_nothing():
+    faces = torch.rand(7, 3, 64, 64) * 0.5
+    net = Brighten(most=2)
+    runtime = Runtime(batch=8)
+    settings = {"noise": True}
+    small = restorer_of(net).restore(faces, seeds=range(7), settings=settings, runtime=runtime)
+    whole = restorer_of(Brighten()).restore(faces, seeds=range(7), settings=settings, runtime=Runtime(batch=8))
+    assert torch.equal(small, whole)
+    assert net.batches[:3] == [7, 4, 2] and max(net.batches[2:]) == 2
+    assert any("reduced to 2" in note for note in runtime.notes)
+
+
+def test_row51_one_face_too_many_ends_with_advice():
+    with pytest.raises(RestoreError, match="cpu"):
+        restorer_of(Brighten(most=0)).restore(torch.rand(2, 3, 64, 64), seeds=[0, 1], runtime=Runtime())
+
+
+def test_row51_an_error_named_like_it_is_not_taken_for_it():
+    class Decoder(Brighten):
+        def forward(self, x):
+            raise MemoryError("Sample size 2885681224 is too large")
+
+    with pytest.raises(MemoryError):
+        restorer_of(Decoder()).restore(torch.rand(1, 3, 64, 64), seeds=[0], runtime=Runtime())
+
+
+def test_row12_half_precision_that_overflows_is_run_again_and_said():
+    runtime = Runtime(dtype=torch.bfloat16)
+    net = Brighten(half_breaks=True)
+    restored = restorer_of(net).restore(torch.rand(1, 3, 64, 64) * 0.5, seeds=[0], runtime=runtime)
+    assert restored.isfinite().all() and len(net.batches) == 2
+    assert any("float32" in note for note in runtime.notes)
+    with pytest.raises(RestoreError, match="finite"):
+        restorer_of(Brighten(always_breaks=True)).restore(torch.rand(1, 3, 64, 64), seeds=[0], runtime=runtime)
+
+
+def test_noise_belongs_to_the_face_not_to_the_batch():
+    faces = torch.rand(5, 3, 64, 64) * 0.5
+    seeds = [face_seed(7, 0, index) for index in range(5)]
+    results = [
+        restorer_of(Brighten()).restore(faces, seeds=seeds, settings={"noise": True}, runtime=Runtime(batch=batch))
+        for batch in (1, 2, 8)
+    ]
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    alone = restorer_of(Brighten()).restore(faces[3:4], seeds=seeds[3:4], settings={"noise": True}, runtime=Runtime())
+    assert torch.equal(alone[0], results[0][3])
+    assert len({face_seed(s, f, i) for s in range(3) for f in range(50) for i in range(30)}) == 3 * 50 * 30
+
+
+def test_settings_are_checked_by_name_and_range():
+    restorer, faces = restorer_of(Brighten()), torch.rand(1, 3, 64, 64)
+    with pytest.raises(SettingsError, match="Did you mean 'level'"):
+        restorer.restore(faces, seeds=[0], settings={"levle": 0.5}, runtime=Runtime())
+    for bad in (1.5, float("nan"), "high", True):
+        with pytest.raises(SettingsError, match="level"):
+            restorer.restore(faces, seeds=[0], settings={"level": bad}, runtime=Runtime())
+    with pytest.raises(SettingsError, match="seeds"):
+        restorer.restore(faces, seeds=[], runtime=Runtime())
+
+
+@pytest.mark.parametrize("field", ["strength", "feather", "max_faces", "min_size"])
+def test_row58_options_out_of_range(field):
+    with pytest.raises(SettingsError, match=field):
+        restore_frame(torch.rand(3, 9, 9), restorer_of(Brighten()), Fixed(), options=Options(**{field: -1}))
+
+
+def test_cancel_passes_through_untouched():
+    class Stop(Exception):
+        pass
+
+    def stop():
+        raise Stop
+
+    with pytest.raises(Stop):
+        restorer_of(Brighten()).restore(torch.rand(1, 3, 64, 64), seeds=[0], runtime=Runtime(check_cancel=stop))
+
+
+def test_progress_reaches_the_total_once():
+    heard = []
+    runtime = Runtime(batch=2, on_progress=lambda done, total: heard.append((done, total)))
+    restorer_of(Brighten()).restore(torch.rand(5, 3, 64, 64) * 0.5, seeds=range(5), runtime=runtime)
+    assert heard == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_strength_and_size_options_reach_the_picture():
+    frame, faces = torch.full((3, 200, 200), 0.5), Fixed((60.0, 60.0, 120.0, 140.0), (140.0, 20.0, 190.0, 80.0))
+    half = restore_frame(frame, restorer_of(Brighten()), faces, options=Options(strength=0.5, max_faces=1))
+    assert abs(half.image[0, 100, 90].item() - 0.625) < 1e-4
+    assert [face.action for face in half.report.faces] == ["restored", "kept"]
+    assert "largest" in half.report.faces[1].reason
+
+
+def test_gray_pictures_stay_gray():
+    class Tint(Brighten):
+        def forward(self, x):
+            return x + torch.tensor([0.2, 0.0, -0.2]).view(3, 1, 1)
+
+    frame = torch.rand(1, 100, 100).expand(3, -1, -1).contiguous() * 0.5
+    image = restore_frame(frame, restorer_of(Tint()), Fixed((30.0, 30.0, 70.0, 80.0))).image
+    assert torch.equal(image[0], image[1]) and torch.equal(image[1], image[2])
+
+
+def test_aligned_pictures_of_any_size():
+    for size in (64, 100, 31):
+        frame = torch.full((3, size, size), 0.5)
+        result = restore_frame(frame, restorer_of(Brighten()), aligned=True)
+        assert torch.allclose(result.image, torch.full_like(frame, 0.75), atol=1e-3)
+
+
+def test_every_method_is_declared_whole():
+    assert methods()
+    for method in methods().values():
+        assert method.summary and method.papers and method.stages
+        names = [param.name for param in method.params]
+        assert len(set(names)) == len(names)
+        for param in method.params:
+            assert param.check(param.default) == param.default and param.help
+        for config in method.configs:
+            with torch.device("meta"):
+                net = method.build(config)
+            assert method.recognise(net.state_dict().keys()) == config.name
+    with pytest.raises(SettingsError, match="irn"):
+        get_method("gfpgan")
+    with pytest.raises(SettingsError, match="compact, paper"):
+        get_method("irn").config("huge")
+
+
+def test_declarations_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        get_method("irn").id = "other"
+
+
+def test_embedded_restorer_keeps_its_limits():
+    restorer = load_restorer("irn")
+    parameters = sum(p.numel() for p in restorer.net.parameters())
+    assert parameters <= 8_000_000 and restorer.size == 512
+    face = torch.rand(1, 3, 512, 512)
+    twice = [restorer.restore(face, seeds=[seed], runtime=Runtime()) for seed in (0, 1)]
+    assert torch.equal(*twice) and not np.isclose(twice[0], face).all()
+
+
+def test_unknown_device_is_a_clear_error():
+    with pytest.raises(SettingsError, match="auto, cpu"):
+        pick_device("gpu7")
