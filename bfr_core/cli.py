@@ -61,6 +61,7 @@ def _parser(argv: Sequence[str] | None) -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure speed, memory and quality here", description=_bench.__doc__)
     bench.add_argument("parts", nargs="*", help="import, detector, restorer, composite; all when none is named")
     bench.add_argument("--data", type=Path, help="folder of faces, photos and scenes that the figures are measured on")
+    bench.add_argument("--sheets", type=Path, metavar="DIR", help="write input | restored | truth of some faces there")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     bench.set_defaults(run=_bench)
     demo = commands.add_parser("demo", help="degrade a portrait, restore it, show both", description=_demo.__doc__)
@@ -304,8 +305,11 @@ def _models_convert(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     """Print the figures this package promises, measured on this machine."""
     from .bench import run
+    from .media.atomic import make_folder
 
-    figures = run(args.parts, args.data, _print)
+    if args.sheets:
+        make_folder(args.sheets)
+    figures = run(args.parts, args.data, _print, sheets=args.sheets)
     if args.json:
         _write_json(args.json, figures)
     return 0

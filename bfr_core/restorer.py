@@ -141,7 +141,6 @@ def load_restorer(method_id: str, config: str = "", *, weights: Path | None = No
         source = f"embedded {chosen.embedded}"
     with torch.device("meta"):
         net = method.build(chosen)
-    # Buffers that are not in checkpoints would stay on the meta device: none of ours has any, and this would tell.
     fill(net, state, what=f"{method.title}, config {chosen.name}", guess=identify)
     return Restorer(method, chosen, net, source)
 

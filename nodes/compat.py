@@ -6,9 +6,9 @@ import dataclasses
 import inspect
 from typing import Any
 
-from comfy_api.latest import ComfyExtension, io, ui
+from comfy_api.latest import ComfyExtension, io
 
-__all__ = ["ComfyExtension", "boxes_input", "boxes_output", "io", "option", "schema", "ui"]
+__all__ = ["ComfyExtension", "boxes_input", "boxes_output", "io", "option", "schema"]
 
 _NEWER = {"search_aliases"}
 """Fields of Schema that 0.8 lacks. Named one by one, so that a misspelt field is an error and not left out."""

@@ -73,7 +73,7 @@ class LoadDetector(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str = AUTOMATIC, **_: Any) -> float:
+    def fingerprint_inputs(cls, file: str | None = AUTOMATIC, **_: Any) -> float:
         """Run again when the file was replaced."""
         return file_stamp("facedetection", file)
 

@@ -99,9 +99,12 @@ def get_detector(name: str = EMBEDDED, file: str = AUTOMATIC) -> Detector:
     return _detectors[key][1]
 
 
-def file_stamp(folder: str, file: str) -> float:
-    """Return what changes when the file of a choice is replaced, so that the host runs its loader again."""
-    return 0.0 if file in (EMBEDDED, AUTOMATIC) else _stamp(model_path(folder, file))
+def file_stamp(folder: str, file: str | None) -> float:
+    """Return what changes when the file of a choice is replaced, so that the host runs its loader again.
+
+    A choice that comes over a link is None here; the node that gives it has a fingerprint of its own.
+    """
+    return 0.0 if file in (None, EMBEDDED, AUTOMATIC) else _stamp(model_path(folder, file))
 
 
 def _stamp(path: Path | None) -> float:

@@ -47,7 +47,7 @@ class LoadRestorer(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, weights: str = EMBEDDED, **_: Any) -> float:
+    def fingerprint_inputs(cls, weights: str | None = EMBEDDED, **_: Any) -> float:
         """Run again when the file was replaced."""
         return file_stamp("facerestore_models", weights)
 

@@ -32,7 +32,16 @@ _FIELDS = {
     "Boolean": (*_WIDGET, "label_on", "label_off"),
     "Int": (*_WIDGET, "min", "max", "step", "control_after_generate", "display_mode"),
     "Float": (*_WIDGET, "min", "max", "step", "round", "display_mode"),
-    "Combo": (*_INPUT, "default", "socketless", "options", "control_after_generate", "upload", "image_folder", "remote"),
+    "Combo": (
+        *_INPUT,
+        "default",
+        "socketless",
+        "options",
+        "control_after_generate",
+        "upload",
+        "image_folder",
+        "remote",
+    ),
 }
 _TYPES = {"Image": "IMAGE", "Mask": "MASK", "String": "STRING", "Boolean": "BOOLEAN", "Int": "INT", "Float": "FLOAT"}
 _OUTPUT = ("id", "display_name", "tooltip", "is_output_list")
@@ -100,7 +109,12 @@ class FakeHost:
 
         class ModelPatcher:
             def __init__(
-                self, model: Any, load_device: Any, offload_device: Any, size: int = 0, weight_inplace_update: bool = False
+                self,
+                model: Any,
+                load_device: Any,
+                offload_device: Any,
+                size: int = 0,
+                weight_inplace_update: bool = False,
             ) -> None:
                 self.model, self.load_device, self.offload_device = model, load_device, offload_device
 
@@ -148,7 +162,9 @@ class FakeHost:
         known: dict[str, tuple[list[str], set[str]]] = {}
 
         def add_model_folder_path(name: str, path: str, is_default: bool = False) -> None:
-            known.setdefault(name, ([], set()))[0].append(path)
+            paths, _ = known.setdefault(name, ([], set()))
+            if path not in paths:
+                paths.append(path)
 
         def get_filename_list(name: str) -> list[str]:
             paths, suffixes = known[name]

@@ -199,6 +199,14 @@ class Host:
         """Stop the prompt that runs now; the next `wait` for it raises PromptInterrupted."""
         self._request("/interrupt", b"{}", "application/json")
 
+    def free(self) -> None:
+        """Have the host unload every model and drop its cached results, as its button does."""
+        self._request("/free", b'{"unload_models": true, "free_memory": true}', "application/json")
+
+    def finished(self, prompt_id: str) -> bool:
+        """Say whether a queued prompt has ended, well or badly."""
+        return bool(self._get(f"/history/{prompt_id}"))
+
     def outputs(self, entry: Mapping[str, Any], node_id: str) -> list[Path]:
         """List the files a node saved or showed, as its history entry names them."""
         shown = entry["outputs"].get(node_id, {})

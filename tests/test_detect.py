@@ -23,14 +23,6 @@ from bfr_core.weights import embedded, sha256_of
 
 
 @pytest.fixture(scope="module")
-def shared() -> Path:
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not (folder / "photos").is_dir():
-        pytest.skip(f"no test pictures in {folder}")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def ours() -> Detector:
     return load_detector()
 
@@ -174,7 +166,7 @@ def test_batch_equals_single(ours: Detector, shared: Path) -> None:
 
 
 def test_layout_of_the_tensor_does_not_matter(ours: Detector, shared: Path) -> None:
-    planes = frames(read(shared / "photos" / "clean" / "obama-480p.jpg"))
+    planes = frames(read(shared / "photos" / "clean" / "obama-480p.jpg")).contiguous()
     interleaved = planes.contiguous(memory_format=torch.channels_last)
     a, b = ours.detect(planes)[0], ours.detect(interleaved)[0]
     np.testing.assert_allclose(a[0].points, b[0].points, atol=1e-2)

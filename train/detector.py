@@ -113,7 +113,8 @@ def losses(predictions: Predictions, size: int, boxes: Tensor, points: Tensor, k
         index, loose = assign(predictions, torch.cat(grids), strides, boxes, kind)
     row, cell = torch.nonzero(index >= 0, as_tuple=True)
     which = index[row, cell]
-    truth, count = boxes[row, which], max(len(row), 1)
+    # At least as if every picture had three cells, so that a batch of negatives takes no giant step.
+    truth, count = boxes[row, which], max(len(row), 3 * len(boxes))
     iou, overlap = giou(predictions.boxes[row, cell], truth)
     target = torch.zeros_like(predictions.logits)
     target[row, cell] = iou.detach().clamp(0.05, 1).sqrt()

@@ -1,13 +1,12 @@
 """Train the identity recovery network's `compact` config.
 
-Source: CLR-Face Eq. 11 (= Diffuse-and-Restore Eq. 4), L = alpha * L1 + D_cos(f(x_hat), f(x)). Departures: the
-first phase sees crops without the identity term, four times as many pictures in the same time; an optional last
-phase adds a patch discriminator, because people look at these pictures and regression alone leaves skin and hair
-soft. Both papers use ArcFace; here any recogniser file that `--recogniser` names.
+Source: CLR-Face Eq. 11 (= Diffuse-and-Restore Eq. 4), L = alpha * L1 + D_cos(f(x_hat), f(x)). Departure: the
+first phase sees crops without the identity term, four times as many pictures in the same time. Both papers use
+ArcFace; here MobileFaceNet stands in for it.
 
     python -m train.irn --data FACES/*/train --val FACES/*/val --recogniser mobilefacenet.pt --out runs/irn
 
-Two cores (AVX2): about 3.5 hours for all phases. Running the same command again continues from the last checkpoint.
+Two cores (AVX2): about an hour and a half. Running the same command again continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from bfr_core.degrade.chain import degrade, draw
 from bfr_core.degrade.presets import PRESETS
 from bfr_core.faces.identity import embed, identity_cosine
 from bfr_core.metrics.fidelity import laplacian_variance, psnr
-from bfr_core.networks.discriminators import PatchDiscriminator
 from bfr_core.networks.mobilefacenet import MobileFaceNet
 from bfr_core.networks.restore_unet import RestoreUNet
 
@@ -54,13 +52,11 @@ class Phase:
     """Images over which the learning rate rises."""
     identity: float = 0.0
     """Weight of D_cos where L1 has weight 1: 1 / alpha of Eq. 11."""
-    adversarial: float = 0.0
 
 
 PHASES = (
-    Phase("crops", images=9_000, crop=256, batch=8, lr=(0.015, 0.004)),
-    Phase("faces", images=2_000, crop=512, batch=4, lr=(0.004, 0.0006), identity=0.03),
-    Phase("sharp", images=1_600, crop=512, batch=4, lr=(0.001, 0.0001), identity=0.03, adversarial=0.004),
+    Phase("crops", images=7_400, crop=256, batch=8, lr=(0.015, 0.004)),
+    Phase("faces", images=2_400, crop=512, batch=4, lr=(0.004, 0.0004), identity=0.03),
 )
 
 
@@ -105,13 +101,12 @@ class Validation:
 class Run:
     """The state of a training run: networks, optimisers and the number of images seen."""
 
-    PARTS = ("net", "ema", "judge", "muon", "adam", "judge_optimiser")
+    PARTS = ("net", "ema", "muon", "adam")
 
     def __init__(self, out: Path, recogniser: MobileFaceNet) -> None:
         self.out, self.recogniser = out, recogniser
         self.net = RestoreUNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
-        self.judge = PatchDiscriminator().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # The first and last layers map pixels, whose scale matters; orthogonal updates would fix it.
         hidden = [p for name, p in self.net.named_parameters() if p.ndim == 4 and not name.startswith(("stem", "head"))]
         chosen = set(map(id, hidden))
@@ -119,7 +114,6 @@ class Run:
         self.adam = torch.optim.AdamW(
             [p for p in self.net.parameters() if id(p) not in chosen], lr=0, betas=(0.9, 0.99)
         )
-        self.judge_optimiser = torch.optim.Adam(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.99))
         self.phase, self.seen, self.total = 0, 0, 0
 
     @property
@@ -157,22 +151,6 @@ class Run:
             distance = 1 - (embed(self.recogniser, output.clamp(0, 1)) * target).sum(1).mean()
             losses["d_cos"] = distance.item()
             loss = loss + phase.identity * distance
-        sharp = ~enlarged
-        if phase.adversarial and sharp.any():
-            # The judge sees one random square of each face: enough for texture, a tenth of the arithmetic.
-            top, left = torch.randint(48, 512 - 48 - 256, (2,)).tolist()
-            window = (..., slice(top, top + 256), slice(left, left + 256))
-            fake, real = output[sharp][window], truth[sharp][window]
-            self.judge_optimiser.zero_grad(set_to_none=True)
-            judged = F.softplus(self.judge(fake.detach())).mean() + F.softplus(-self.judge(real)).mean()
-            judged.backward()
-            self.judge_optimiser.step()
-            losses["judge"] = judged.item()
-            self.judge.requires_grad_(False)
-            fooled = F.softplus(-self.judge(fake)).mean()
-            self.judge.requires_grad_(True)
-            losses["fooled"] = fooled.item()
-            loss = loss + phase.adversarial * fooled
         self.net.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 0.1)

@@ -159,7 +159,7 @@ class SceneMixer:
                 size = float(np.clip(top * np.exp(rng.uniform(-0.9, 0.25)), 9, 160))
                 if rng.random() < 0.35:
                     self._paste_part(rng, canvas)
-                self._paste(rng, canvas, face=bool(rng.random() < 0.75), size=size)
+                self._paste(rng, canvas, face=bool(rng.random() < 0.65), size=size)
         self._occlude(rng, canvas)
         canvas.image = _light(rng, canvas.image)
         canvas.image, smallest = _degrade(rng, canvas)
@@ -370,17 +370,20 @@ def _erase(rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray) -> np
         if x1 <= x0 or y1 <= y0:
             continue
         size = (x1 - x0, y1 - y0)
-        draw = rng.random()
-        if draw < 0.25:
+        draw = rng.random() if min(size) >= 24 else rng.uniform(0.35, 1)
+        if draw < 0.35:
+            # Skin, eyes and mouth in the wrong places: what hands and crumpled cloth look like to it.
+            patch = _shuffle(rng, image[y0:y1, x0:x1])
+        elif draw < 0.5:
             # The middle of the cheeks, or any colour: a head without features is no face.
             colour = image[int((y0 + y1) / 2), int((x0 + x1) / 2)] if rng.random() < 0.6 else rng.integers(0, 256, 3)
             patch = np.empty((size[1], size[0], 3), np.uint8)
             patch[:] = np.asarray(colour, np.uint8)
-        elif draw < 0.6 and height - y1 > 4:
+        elif draw < 0.72 and height - y1 > 4:
             # Clothes and shoulders.
             left = int(rng.integers(0, max(width - size[0], 0) + 1))
             patch = cv2.resize(image[y1:, left : left + size[0]], size, interpolation=cv2.INTER_LINEAR)
-        elif draw < 0.75:
+        elif draw < 0.82:
             # An ear and its side, twice: skin, hair and an outline, and no eyes.
             strip = image[y0:y1, x0 : x0 + max(size[0] // 7, 1)]
             patch = cv2.resize(strip, size, interpolation=cv2.INTER_LINEAR)
@@ -393,6 +396,23 @@ def _erase(rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray) -> np
         else:
             image[y0:y1, x0:x1] = patch
     return image
+
+
+def _shuffle(rng: np.random.Generator, patch: np.ndarray) -> np.ndarray:
+    """Return `patch` with its parts in another order, each turned."""
+    height, width = patch.shape[:2]
+    rows, columns = int(rng.integers(2, 4)), int(rng.integers(2, 4))
+    ys, xs = np.linspace(0, height, rows + 1).astype(int), np.linspace(0, width, columns + 1).astype(int)
+    cells = [(i, j) for i in range(rows) for j in range(columns)]
+    # A shift by at least one keeps no part in its place.
+    shift = int(rng.integers(1, len(cells)))
+    out = np.empty_like(patch)
+    for k, (i, j) in enumerate(cells):
+        a, b = cells[(k + shift) % len(cells)]
+        part = np.rot90(patch[ys[a] : ys[a + 1], xs[b] : xs[b + 1]], int(rng.integers(1, 4)))
+        to = (int(xs[j + 1] - xs[j]), int(ys[i + 1] - ys[i]))
+        out[ys[i] : ys[i + 1], xs[j] : xs[j + 1]] = cv2.resize(np.ascontiguousarray(part), to)
+    return out
 
 
 def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

@@ -13,13 +13,16 @@ PARTS = {"import": "imports", "composite": "composite", "detector": "detector", 
 """Part of the benchmark: module that measures it."""
 
 
-def run(parts: Sequence[str], data: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    parts: Sequence[str], data: Path | None, say: Callable[[str], None], *, sheets: Path | None = None
+) -> dict[str, Any]:
     """Measure the named parts, all when none is named, and return their figures.
 
     Args:
         parts: keys of PARTS.
         data: folder with `faces`, `photos`, `scenes` and `weights`; parts or figures that need it say so without.
         say: hears each figure as a line of text.
+        sheets: folder for pictures of what was measured, where a part makes some.
 
     Raises:
         SettingsError: a part is unknown or the folder does not exist.
@@ -46,5 +49,5 @@ def run(parts: Sequence[str], data: Path | None, say: Callable[[str], None]) -> 
     for part in parts or PARTS:
         say(f"\n{part}")
         module = importlib.import_module(f".{PARTS[part]}", __name__)
-        figures[part] = module.measure(data, lambda line: say(f"  {line}"))
+        figures[part] = module.measure(data, lambda line: say(f"  {line}"), sheets)
     return figures

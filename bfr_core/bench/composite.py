@@ -31,7 +31,7 @@ def _crops(frame: torch.Tensor, side: int, count: int) -> list[Any]:
     return crops
 
 
-def measure(data: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None = None) -> dict[str, Any]:
     """Paste faces of three sizes into a 1080p frame; the cost of a face is the slope from one face to three."""
     frame = torch.rand(3, 1080, 1920)
     figures: dict[str, Any] = {}

@@ -31,7 +31,7 @@ def _seconds(connection: Any) -> None:
     connection.send((time.perf_counter() - start, opened))
 
 
-def measure(data: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None = None) -> dict[str, Any]:
     """Import in fresh processes and take the median of five."""
     times: list[float] = []
     effects: list[str] = []

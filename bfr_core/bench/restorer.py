@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..degrade.chain import degrade, draw, fixed
 from ..degrade.presets import get_preset
-from ..faces.detect import Detector, load_detector
-from ..faces.identity import Recogniser, identity_cosine
+from ..faces.detect import load_detector
+from ..faces.identity import embed
 from ..media.pictures import read_picture, to_float
 from ..media.sheets import caption, row, stack, to_bytes
 from ..metrics.fidelity import laplacian_variance, psnr
@@ -58,28 +58,63 @@ def measure_one(
         return figures
     files = [path for name in _SETS for path in sorted((data / "faces" / name / "val").glob("*.*"))]
     clean = [to_bytes(to_float(read_picture(path))) for path in files]
-    truth = _tensor(clean)
-    recogniser = _recogniser(data / "weights" / "mobilefacenet.pt")
-    landmarks = load_detector("yunet", path=data / "weights" / "yunet_n_dynamic.onnx")
+    judge = _Judge(_tensor(clean), data / "weights")
     for name, low in _degraded(clean):
         restored = restorer.restore(low, seeds=[face_seed(0, 0, i) for i in range(len(low))], runtime=runtime)
-        before = _figures(low, truth, recogniser, landmarks)
-        after = _figures(restored, truth, recogniser, landmarks)
+        before, after = judge.figures(low), judge.figures(restored)
         figures[name] = {"before": before, "after": after}
         say(
-            f"{name:28s} PSNR {before['psnr']:.2f} -> {after['psnr']:.2f} dB, identity {before['identity']:.3f} -> "
+            f"{name:24s} PSNR {before['psnr']:.2f} -> {after['psnr']:.2f} dB, identity {before['identity']:.3f} -> "
             f"{after['identity']:.3f}, landmarks {before['landmarks']:.1f} -> {after['landmarks']:.1f} % of the eye "
             f"distance, faces found {before['found']} -> {after['found']} of {len(low)}, sharpness "
-            f"{before['sharpness']:.0f} -> {after['sharpness']:.0f} (truth {laplacian_variance(truth).mean():.0f})"
+            f"{before['sharpness']:.0f} -> {after['sharpness']:.0f} (truth {judge.sharpness:.0f})"
         )
         if sheets is not None:
-            _write_sheet(
-                sheets / f"{restorer.method.id}_{restorer.config.name}_{name.replace(' ', '_')}.png",
-                low,
-                restored,
-                truth,
-            )
+            stem = f"{restorer.method.id}_{restorer.config.name}_{name.replace(' ', '_')}"
+            _write_sheet(sheets / f"{stem}.png", low, restored, judge.truth)
     return figures
+
+
+class _Judge:
+    """Compares faces with their truth; what it needs of the truth is computed once."""
+
+    def __init__(self, truth: Tensor, weights: Path) -> None:
+        from ..networks.mobilefacenet import MobileFaceNet
+        from ..weights import fill, load_state
+
+        with torch.device("meta"):
+            net = MobileFaceNet()
+        fill(net, load_state(weights / "mobilefacenet.pt"), what="MobileFaceNet")
+        self.truth, self.recogniser = truth, net.eval()
+        self.detector = load_detector("yunet", path=weights / "yunet_n_dynamic.onnx")
+        self.sharpness = laplacian_variance(truth).mean().item()
+        self.points = [self._points(face) for face in truth]
+        with torch.inference_mode():
+            self.identity = embed(self.recogniser, truth)
+
+    def _points(self, face: Tensor) -> np.ndarray | None:
+        found = self.detector.detect(face[None])[0]
+        return found[0].points if found else None
+
+    def figures(self, faces: Tensor) -> dict[str, float]:
+        """Return the mean figures of `faces`, (B, 3, S, S) in the order of the truth."""
+        scores = psnr(faces, self.truth)
+        finite = scores[scores.isfinite()]
+        with torch.inference_mode():
+            cosine = (embed(self.recogniser, faces) * self.identity).sum(1)
+        points = [self._points(face) for face in faces]
+        errors = [
+            100 * float(np.linalg.norm(here - there, axis=1).mean() / np.linalg.norm(there[1] - there[0]))
+            for here, there in zip(points, self.points, strict=True)
+            if here is not None and there is not None
+        ]
+        return {
+            "psnr": round(finite.mean().item(), 3) if len(finite) else float("inf"),
+            "identity": round(cosine.mean().item(), 4),
+            "landmarks": round(float(np.mean(errors)), 2) if errors else float("nan"),
+            "found": sum(here is not None for here in points),
+            "sharpness": round(laplacian_variance(faces).mean().item(), 2),
+        }
 
 
 def _degraded(clean: list[np.ndarray]) -> list[tuple[str, Tensor]]:
@@ -109,41 +144,6 @@ def _degraded(clean: list[np.ndarray]) -> list[tuple[str, Tensor]]:
 
 def _tensor(images: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-
-
-def _recogniser(path: Path) -> Recogniser:
-    from ..networks.mobilefacenet import MobileFaceNet
-    from ..weights import fill, load_state
-
-    with torch.device("meta"):
-        net = MobileFaceNet()
-    fill(net, load_state(path), what="MobileFaceNet")
-    return net.eval()
-
-
-def _figures(faces: Tensor, truth: Tensor, recogniser: Recogniser, landmarks: Detector) -> dict[str, float]:
-    scores = psnr(faces, truth)
-    errors, found = _landmark_errors(faces, truth, landmarks)
-    return {
-        "psnr": scores[scores.isfinite()].mean().item() if scores.isfinite().any() else float("inf"),
-        "identity": identity_cosine(recogniser, faces, truth).mean().item(),
-        "landmarks": float(np.mean(errors)) if errors else float("nan"),
-        "found": found,
-        "sharpness": laplacian_variance(faces).mean().item(),
-    }
-
-
-def _landmark_errors(faces: Tensor, truth: Tensor, detector: Detector) -> tuple[list[float], int]:
-    """Return the mean distance of the five points, in % of the truth's eye distance, for faces found in both."""
-    errors: list[float] = []
-    found = 0
-    for image, clean in zip(faces, truth, strict=True):
-        here, there = detector.detect(image[None])[0], detector.detect(clean[None])[0]
-        found += bool(here)
-        if here and there:
-            distance = np.linalg.norm(here[0].points - there[0].points, axis=1).mean()
-            errors.append(100 * float(distance) / there[0].eye_distance)
-    return errors, found
 
 
 def _write_sheet(path: Path, low: Tensor, restored: Tensor, truth: Tensor, count: int = 12) -> None:

@@ -79,11 +79,10 @@ class MobileFaceNet(nn.Module):
         self.gdconv = _GlobalDepthwise(512, 7)
         self.conv3 = nn.Conv2d(512, 128, 1)
         self.bn = nn.BatchNorm2d(128)
-        self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = (x - self._mean) / self._std
+        # Not buffers: those outside a checkpoint are lost when a net is built on the meta device.
+        x = (x - x.new_tensor(self.mean).view(1, 3, 1, 1)) / x.new_tensor(self.std).view(1, 3, 1, 1)
         x = self.features(self.dw_conv(self.conv1(x)))
         x = self.bn(self.conv3(self.gdconv(self.conv2(x))))
         return nn.functional.normalize(x.flatten(1), dim=1)

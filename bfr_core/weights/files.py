@@ -260,6 +260,8 @@ def fill(
                 todo="Choose the config these weights were trained with",
             )
     module.load_state_dict({key: state[key].to(own[key].dtype) for key in own}, assign=True)
+    if lost := [name for name, buffer in module.named_buffers() if buffer.is_meta]:
+        raise AssertionError(f"{what} builds {_some(lost)} outside its checkpoint: compute it in forward")
 
 
 def _some(keys: list[str]) -> str:

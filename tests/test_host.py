@@ -1,0 +1,303 @@
+"""The pack in a real ComfyUI: COMFYUI_PATH=... COMFYUI_PYTHON=... pytest -m host tests/test_host.py"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import host_harness
+import numpy as np
+import pytest
+from host_harness import Host, HostError, PromptInterrupted
+from PIL import Image
+
+from bfr_core.cli import main
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(host_harness.checkout() is None, reason="COMFYUI_PATH names no ComfyUI checkout"),
+]
+API = Path(__file__).parent / "api"
+SCHEMAS = json.loads((Path(__file__).parent / "node_schemas.json").read_text("utf-8"))
+PHOTO = host_harness.PROJECT.parent / "shared" / "data" / "photos" / "clean" / "astronaut.png"
+LEVEL = 1 / 255
+STOP_S = 3.0
+"""Longest wait between a cancel and its effect: one batch of the network on a busy processor."""
+
+Prompt = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with Host(pack_name="bfr-faces") as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real photo with a face, as a PNG of three channels."""
+    if PHOTO.is_file():
+        picture = Image.open(PHOTO).convert("RGB")
+    else:
+        data = pytest.importorskip("skimage.data", reason=f"neither {PHOTO} nor scikit-image is here")
+        picture = Image.fromarray(data.astronaut())
+    path = tmp_path_factory.mktemp("photos") / "astronaut.png"
+    picture.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def name(host: Host, photo: Path) -> str:
+    return host.upload(photo)
+
+
+@pytest.fixture(scope="module")
+def flat(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A picture without a face: a smooth ramp, in which every value of a byte occurs."""
+    ramp = np.add.outer(np.arange(256), np.zeros(320)).astype(np.uint8)
+    path = tmp_path_factory.mktemp("flat") / "ramp.png"
+    Image.fromarray(np.stack([ramp, ramp, ramp], -1)).save(path)
+    return host.upload(path)
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    """Return a node in API form, with the defaults that a page would send."""
+    defaults = {}
+    for item in SCHEMAS.get(kind, {"inputs": []})["inputs"]:
+        if "default" in item or "options" in item:
+            defaults[item["name"]] = item.get("default", item.get("options", [None])[0])
+    return {"class_type": kind, "inputs": {**defaults, **inputs}}
+
+
+def one_node(name: str, **inputs: Any) -> Prompt:
+    return {
+        "1": node("LoadImage", image=name),
+        "2": node("BFR_RestoreFaces", **{"image": ["1", 0], **inputs}),
+        "3": node("PreviewImage", images=["2", 0]),
+    }
+
+
+def saved(name: str, picture: str) -> Prompt:
+    """Return a saved workflow with a picture in the place of its example."""
+    prompt = json.loads((API / f"{name}.json").read_text("utf-8"))
+    for entry in prompt.values():
+        if entry["class_type"] == "LoadImage":
+            entry["inputs"]["image"] = picture
+    return prompt
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(np.float64) / 255
+
+
+def shown(host: Host, prompt: Prompt, number: str = "3") -> list[np.ndarray]:
+    return [pixels(path) for path in host.outputs(host.run(prompt), number)]
+
+
+def by_kind(prompt: Prompt, kind: str) -> str:
+    (number,) = (number for number, entry in prompt.items() if entry["class_type"] == kind)
+    return number
+
+
+def test_every_node_is_there(host: Host) -> None:
+    info = {name: schema for name, schema in host.object_info().items() if name.startswith("BFR_")}
+    assert set(info) == set(SCHEMAS)
+    for name, schema in info.items():
+        assert schema["category"] == "BFR/faces"
+        assert schema["python_module"] == "custom_nodes.bfr-faces"
+        order = [*schema["input_order"].get("required", []), *schema["input_order"].get("optional", [])]
+        assert order == [item["name"] for item in SCHEMAS[name]["inputs"]]
+        assert schema["output"] == [item["type"] for item in SCHEMAS[name]["outputs"]]
+    assert "Traceback" not in host.log
+
+
+@pytest.mark.parametrize("workflow", sorted(path.stem for path in API.glob("*.json")))
+def test_saved_workflows_give_what_the_command_line_gives(
+    workflow: str, host: Host, name: str, photo: Path, tmp_path: Path, record_property: Any
+) -> None:
+    prompt = saved(workflow, name)
+    entry = host.run(prompt)
+    (path,) = host.outputs(entry, by_kind(prompt, "SaveImage"))
+    assert main(["restore", str(photo), "-o", str(tmp_path / "out.png"), "--seed", "0", "--device", "cpu"]) == 0
+    expected, got, before = pixels(tmp_path / "out.png"), pixels(path), pixels(photo)
+    assert np.abs(expected - before).max() > 4 * LEVEL, "nothing was restored, so nothing was compared"
+    difference = np.abs(got - expected)
+    record_property("max_difference", difference.max() * 255)
+    print(
+        f"{workflow}: largest difference {difference.max() * 255:.0f} of 255, {(difference > 0).mean():.2%} of values"
+    )
+    assert difference.max() <= LEVEL + 1e-9
+    (mask,) = (pixels(path) for path in host.outputs(entry, by_kind(prompt, "MaskPreview")))
+    outside = mask[..., 0] == 0
+    assert outside.any()
+    # The preview of the mask rounds less than half a level to black; that little may tip the rounding of a pixel.
+    assert np.abs(got - before)[outside].max() <= LEVEL + 1e-9
+
+
+def test_alpha_is_kept(host: Host, photo: Path, tmp_path: Path) -> None:
+    picture = Image.open(photo).convert("RGBA")
+    alpha = np.linspace(0, 255, picture.width).round().astype(np.uint8)
+    picture.putalpha(Image.fromarray(np.tile(alpha, (picture.height, 1))))
+    picture.save(tmp_path / "alpha.png")
+    prompt = one_node(host.upload(tmp_path / "alpha.png"))
+    prompt["4"] = node("JoinImageWithAlpha", image=["1", 0], alpha=["1", 1])
+    prompt["2"]["inputs"]["image"] = ["4", 0]
+    (got,) = shown(host, prompt)
+    assert got.shape[-1] == 4
+    # LoadImage and JoinImageWithAlpha both invert, and PreviewImage cuts fractions off: a level may be lost.
+    assert np.abs(got[..., 3] * 255 - alpha).max() <= 1
+    assert np.abs(got[..., :3] - pixels(tmp_path / "alpha.png")[..., :3]).max() > 4 * LEVEL
+
+
+def test_a_batch_gives_what_its_images_give(host: Host, name: str) -> None:
+    (alone,) = shown(host, one_node(name))
+    prompt = one_node(name)
+    prompt["4"] = node("ImageBatch", image1=["1", 0], image2=["1", 0])
+    prompt["5"] = node("ImageBatch", image1=["4", 0], image2=["1", 0])
+    prompt["2"]["inputs"]["image"] = ["5", 0]
+    together = shown(host, prompt)
+    assert len(together) == 3
+    for got in together:
+        assert np.array_equal(got, alone)
+
+
+@pytest.mark.parametrize("workflow", sorted(path.stem for path in API.glob("*.json")))
+def test_no_face_changes_no_bit(workflow: str, host: Host, flat: str) -> None:
+    prompt = saved(workflow, flat)
+    entry = host.run(prompt)
+    (path,) = host.outputs(entry, by_kind(prompt, "SaveImage"))
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(host.base / "input" / flat)))
+
+
+def test_core_boxes_are_taken(host: Host, name: str, flat: str) -> None:
+    if not host.object_info("PrimitiveBoundingBox"):
+        pytest.skip(f"ComfyUI {host.version} has no node that gives a BOUNDING_BOX")
+    box = node("PrimitiveBoundingBox", x=100, y=60, width=90, height=120)
+    prompt = one_node(flat, boxes=["4", 0])
+    prompt["4"] = box
+    (got,) = shown(host, prompt)
+    changed = np.argwhere((got != pixels(host.base / "input" / flat)).any(-1))
+    assert len(changed), "a box around no face is restored as it stands"
+    # The square of the crop is about two and a half boxes wide; far from it nothing happens.
+    assert np.abs(changed - [120, 145]).max() < 200
+    prompt = {
+        "1": node("LoadImage", image=name),
+        "4": box,
+        "2": node("BFR_AlignFaces", image=["1", 0], boxes=["4", 0], size=128),
+        "3": node("PreviewImage", images=["2", 0]),
+    }
+    (aligned,) = shown(host, prompt)
+    assert aligned.shape[:2] == (128, 128)
+
+
+def test_our_boxes_go_into_core_nodes(host: Host, name: str) -> None:
+    if not host.object_info("DrawBBoxes"):
+        pytest.skip(f"ComfyUI {host.version} has no DrawBBoxes")
+    info = host.object_info("DrawBBoxes")["input"]
+    inputs = {key: spec[1].get("default") for key, spec in info["required"].items() if len(spec) > 1}
+    prompt = one_node(name)
+    prompt["4"] = node("BFR_DetectFaces", image=["1", 0])
+    prompt["5"] = {"class_type": "DrawBBoxes", "inputs": {**inputs, "image": ["1", 0], "bboxes": ["4", 1]}}
+    prompt["3"]["inputs"]["images"] = ["5", 0]
+    (drawn,) = shown(host, prompt)
+    assert not np.array_equal(drawn[..., :3], pixels(host.base / "input" / name))
+
+
+@pytest.mark.parametrize(
+    ("bad", "value", "kind"),
+    [
+        ("strength", 1.5, "value_bigger_than_max"),
+        ("max_faces", -1, "value_smaller_than_min"),
+        ("method", "irn/huge", "value_not_in_list"),
+    ],
+)
+def test_a_bad_value_is_named(bad: str, value: Any, kind: str, host: Host, name: str) -> None:
+    answer = host.validation_error(one_node(name, **{bad: value}))
+    (error,) = answer["node_errors"]["2"]["errors"]
+    assert error["type"] == kind
+    assert error["extra_info"]["input_name"] == bad
+
+
+def failure(host: Host, prompt: Prompt) -> str:
+    with pytest.raises(HostError) as caught:
+        host.run(prompt)
+    assert not isinstance(caught.value, PromptInterrupted)
+    return str(caught.value).splitlines()[0]
+
+
+def test_errors_say_what_to_do(host: Host, name: str) -> None:
+    def four(text: str, *parts: str) -> None:
+        # The host puts the message first: node, type of the error, then our four sentences.
+        assert all(part in text for part in parts), text
+        assert text.count(". ") >= 3, text
+
+    prompt = one_node(name, restorer=["4", 0])
+    prompt["4"] = node("BFR_LoadRestorer", method="irn/paper")
+    four(failure(host, prompt), "irn/paper", "expected a file", "Nothing was started", "Choose")
+
+    weights = host.base / "models" / "facerestore_models" / "broken.safetensors"
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(b"this is no checkpoint at all")
+    prompt["4"] = node("BFR_LoadRestorer", method="irn/compact", weights="broken.safetensors")
+    four(failure(host, prompt), "broken.safetensors", "WeightsError")
+
+    prompt = saved("restore_faces_step_by_step", name)
+    prompt[by_kind(prompt, "BFR_AlignFaces")]["inputs"]["size"] = 256
+    four(failure(host, prompt), "(B, 3, 512, 512)", "Align the faces")
+
+    prompt = {
+        "1": node("LoadImage", image=name),
+        "2": node("BFR_AlignFaces", image=["1", 0]),
+        "3": node("PreviewImage", images=["2", 0]),
+    }
+    four(failure(host, prompt), "No faces to align", "Connect Detect Faces")
+    assert len(shown(host, one_node(name))) == 1, "the host goes on working"
+
+
+def test_a_replaced_weight_file_is_read_again(host: Host, name: str) -> None:
+    source = host_harness.PROJECT / "bfr_core" / "weights" / "embedded" / "irn_compact.safetensors"
+    weights = host.base / "models" / "facerestore_models" / "mine.safetensors"
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(source.read_bytes())
+    prompt = one_node(name, restorer=["4", 0])
+    prompt["4"] = node("BFR_LoadRestorer", method="irn/compact", weights="mine.safetensors")
+    (got,) = shown(host, prompt)
+    (embedded,) = shown(host, one_node(name))
+    assert np.array_equal(got, embedded)
+    weights.write_bytes(b"damaged since")
+    # The same prompt: without a fingerprint the host would show its cached result.
+    assert "mine.safetensors" in failure(host, prompt)
+    weights.unlink()
+
+
+def test_interrupt_stops_a_big_batch(host: Host, name: str) -> None:
+    prompt = one_node(name, seed=7)
+    source = ["1", 0]
+    for number in range(10, 16):  # 64 images
+        prompt[str(number)] = node("ImageBatch", image1=source, image2=source)
+        source = [str(number), 0]
+    prompt["2"]["inputs"]["image"] = source
+    whole = copy.deepcopy(prompt)
+    number = host.submit(whole)
+    time.sleep(4)
+    assert not host.finished(number), "the batch was too small to interrupt"
+    start = time.monotonic()
+    host.interrupt()
+    with pytest.raises(PromptInterrupted):
+        host.wait(number)
+    took = time.monotonic() - start
+    print(f"stopped after {took:.2f} s")
+    assert took < STOP_S
+    assert len(shown(host, one_node(name, seed=8))) == 1
+
+
+def test_runs_again_after_the_models_were_unloaded(host: Host, name: str) -> None:
+    (before,) = shown(host, one_node(name, seed=20))
+    host.free()
+    time.sleep(1)
+    (after,) = shown(host, one_node(name, seed=21))
+    assert np.array_equal(before, after)
