@@ -241,6 +241,10 @@ def _add_models(commands: Any) -> None:
     verify = actions.add_parser("verify", help="check embedded weights, or files: hash, finite, which model")
     verify.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: all embedded weights")
     verify.set_defaults(run=_models_verify)
+    fetch = actions.add_parser("fetch", help="download a detector's weights, the only thing that ever downloads")
+    fetch.add_argument("detector", help="yunet or facexlib")
+    fetch.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to put the file in")
+    fetch.set_defaults(run=_models_fetch)
     convert = actions.add_parser("convert", help="write any readable checkpoint as safetensors")
     convert.add_argument("source", type=Path)
     convert.add_argument("-o", "--out", type=Path, required=True, help="a .safetensors file")
@@ -283,6 +287,36 @@ def _models_verify(args: argparse.Namespace) -> int:
             model = identify(state.keys()) or ("the embedded detector" if sha256 else "no method of this package")
             _print(f"ok {path}: {model}, {count / 1e6:.2f} M numbers, all finite, sha256 {sha256_of(path)}")
     return _FAILED if failed else 0
+
+
+def _models_fetch(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from .errors import WeightsError
+    from .faces.detect import BACKENDS
+    from .weights.download import download
+
+    backend = BACKENDS.get(args.detector)
+    known = next((file for file in backend.files if file.url), None) if backend else None
+    if backend is None or known is None:
+        with_file = [name for name, other in BACKENDS.items() if any(file.url for file in other.files)]
+        raise WeightsError(
+            f"Nothing to download for {args.detector!r}",
+            found=f"expected one of {', '.join(with_file)}",
+            kept="Nothing was changed",
+            todo="The embedded detector needs no file; `bfr models list` says where others are published",
+        )
+    target = args.out / known.name
+    with tqdm(unit="B", unit_scale=True, disable=None, desc=known.name) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total or None
+            bar.update(done - bar.n)
+
+        fetched = download(known.url, target, sha256=known.sha256, on_progress=show)
+    state = "fetched" if fetched else "there already"
+    _print(f"{target}: {state}, sha256 {known.sha256}, licence {backend.licence}, from {known.source}")
+    return 0
 
 
 def _models_convert(args: argparse.Namespace) -> int:

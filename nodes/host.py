@@ -91,6 +91,11 @@ def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) ->
     )
 
 
+def device() -> torch.device:
+    """Return the device the host computes on."""
+    return mm.get_torch_device()
+
+
 def check_cancel() -> None:
     """Raise the host's exception where the user has pressed cancel."""
     mm.throw_exception_if_processing_interrupted()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..bfr_core.errors import SettingsError, WeightsError
 from ..bfr_core.registry import get_method, methods
-from .host import Managed, model_files, model_folders, model_path
+from .host import Managed, device, model_files, model_folders, model_path
 
 if TYPE_CHECKING:
     from ..bfr_core.faces.detect import Detector
@@ -95,7 +95,8 @@ def get_detector(name: str = EMBEDDED, file: str = AUTOMATIC) -> Detector:
     path = None if file == AUTOMATIC else model_path("facedetection", file)
     key, stamp = (name, file), _stamp(path)
     if key not in _detectors or _detectors[key][0] != stamp:
-        _detectors[key] = stamp, load_detector(name, path=path, folders=model_folders("facedetection"))
+        folders = model_folders("facedetection")
+        _detectors[key] = stamp, load_detector(name, path=path, folders=folders, device=device())
     return _detectors[key][1]
 
 

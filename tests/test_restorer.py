@@ -222,13 +222,13 @@ def test_row58_options_out_of_range(field):
 
 
 def test_cancel_passes_through_untouched():
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop():
-        raise Stop
+        raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         restorer_of(Brighten()).restore(torch.rand(1, 3, 64, 64), seeds=[0], runtime=Runtime(check_cancel=stop))
 
 

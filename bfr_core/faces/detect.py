@@ -46,7 +46,9 @@ class KnownFile:
     name: str
     sha256: str
     source: str
-    """Where the user gets it, in words or as an address."""
+    """Where it is published, in words."""
+    url: str = ""
+    """Where `bfr models fetch` gets it; empty where its licence wants the user to go there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ BACKENDS: dict[str, Backend] = {
                     "face_detection_yunet_2023mar.onnx",
                     "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
                     "opencv/opencv_zoo, models/face_detection_yunet",
+                    "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/"
+                    "face_detection_yunet_2023mar.onnx",
                 ),
             ),
             needs=("cv2",),
@@ -122,6 +126,7 @@ BACKENDS: dict[str, Backend] = {
                     "detection_Resnet50_Final.pth",
                     "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
                     "xinntao/facexlib, release v0.1.0",
+                    "https://github.com/xinntao/facexlib/releases/download/v0.1.0/detection_Resnet50_Final.pth",
                 ),
                 KnownFile(
                     "retinaface_mobilenet025.pth",
@@ -170,7 +175,7 @@ def load_detector(
     if name == "embedded":
         from .backends.embedded import EmbeddedDetector
 
-        return EmbeddedDetector(path or embedded("detector"), where)
+        return EmbeddedDetector(path, where)
     file = _check(backend, path or _search(backend, folders), trust=trust)
     return _opener(name)(file, where)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ..types import Face
+from .passes import overlap
 
 _SAME_FACE = 0.3
 """Least overlap (IoU) of a given box with a detected face for the two to be the same: tools draw boxes differently."""
@@ -35,15 +38,6 @@ def select_faces(
     return [face for index, face in enumerate(faces) if index not in reasons], reasons
 
 
-def overlap(first: Face, second: Face) -> float:
-    """Return the intersection over union of two faces' boxes."""
-    left, top = max(first.box[0], second.box[0]), max(first.box[1], second.box[1])
-    right, bottom = min(first.box[2], second.box[2]), min(first.box[3], second.box[3])
-    common = max(right - left, 0.0) * max(bottom - top, 0.0)
-    union = first.size**2 + second.size**2 - common
-    return common / union if union > 0 else 0.0
-
-
 def borrow_points(given: Sequence[Face], detected: Sequence[Face]) -> list[Face]:
     """Give faces that came as bare boxes the points of the detected face that overlaps each most.
 
@@ -52,7 +46,10 @@ def borrow_points(given: Sequence[Face], detected: Sequence[Face]) -> list[Face]
     """
     faces: list[Face] = []
     for face in given:
-        best = max(detected, key=lambda other: overlap(face, other), default=None)
-        same = best is not None and overlap(face, best) >= _SAME_FACE
-        faces.append(replace(face, points=best.points) if best is not None and same else face)
+        if detected:
+            shared, _ = overlap(np.array(face.box), np.array([other.box for other in detected]))
+            best = int(shared.argmax())
+            if shared[best] >= _SAME_FACE:
+                face = replace(face, points=detected[best].points)
+        faces.append(face)
     return faces

@@ -132,3 +132,30 @@ def _translate(path: Path, error: OSError, written: int) -> OutputMediaError:
     if error.errno == errno.ENAMETOOLONG:
         return _error(path, f"the name is too long ({reason})", "Choose a shorter name")
     return _error(path, f"the system refused: {reason}, after {written} bytes", "Choose another place, then run again")
+
+
+def append_part(part: Path) -> BinaryIO:
+    """Open an unfinished file to go on where it ended; `publish_part` gives it its name once it is whole.
+
+    Raises:
+        OutputMediaError: it cannot be written.
+    """
+    try:
+        return part.open("ab")
+    except OSError as error:
+        raise _translate(part, error, 0) from error
+
+
+def publish_part(part: Path, target: Path) -> None:
+    """Sync a finished part and give it its name.
+
+    Raises:
+        OutputMediaError: the target cannot be written.
+    """
+    try:
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(target)
+    except OSError as error:
+        raise _translate(target, error, 0) from error
+    _sync_folder(target.parent)

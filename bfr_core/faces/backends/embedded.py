@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ...networks.face_detector import FaceDetectorNet
 from ...types import Face
-from ...weights import fill, load_state
+from ...weights import fill, load_embedded, load_state
 from ..detect import check_frames
 from ..passes import Candidates, Pass, merge, plan, to_frame
 
@@ -23,15 +23,16 @@ class EmbeddedDetector:
     """Ours, on torch.
 
     Args:
-        path: weights of `FaceDetectorNet`.
+        path: weights of `FaceDetectorNet`; None for those that come with the package.
         device: where it computes.
     """
 
     name = "embedded"
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    def __init__(self, path: Path | None, device: torch.device) -> None:
         self.net = FaceDetectorNet()
-        fill(self.net, load_state(path), what="the embedded face detector")
+        state = load_embedded("detector") if path is None else load_state(path)
+        fill(self.net, state, what="the embedded face detector")
         self.net.eval().requires_grad_(False)
         self.to_device(device)
 
