@@ -88,7 +88,7 @@ def test_a_face_pasted_back_unchanged_stays_where_it_was(scale, angle):
 def test_crop_agrees_with_opencv_where_no_shrinking_is_needed():
     rng = np.random.default_rng(0)
     frame = cv2.GaussianBlur(rng.random((300, 400, 3), np.float32), (0, 0), 2)
-    points = [*transform(matrix_of(1 / 3.7, 0.3, (0, 0)), FFHQ_TEMPLATE - 256), 210.4, 140.2]
+    points = transform(matrix_of(1 / 3.7, 0.3, (0, 0)), FFHQ_TEMPLATE - 256) + np.array([210.4, 140.2])
     crop = align_face(torch.from_numpy(frame).permute(2, 0, 1).contiguous(), Face((0, 0, 1, 1), points, 1.0))
     # OpenCV puts pixel centres on whole numbers: shift by a half before and after.
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import io
 import stat
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageCms
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
 from ..errors import BfrError, InputMediaError, OutputMediaError, SettingsError
 from . import metadata
 from .atomic import publish
+from .decoders import strict_decoders
 from .encoding import encode
 
 FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
@@ -40,7 +37,6 @@ MAX_FILE_BYTES = 2**32 - 1
 _LARGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
 _LARGEST_EXIF_IN_JPEG = 65_527
 _FULL_SCALE = {"uint8": 255, "uint16": 65_535, "float32": 1}
-_DECODERS = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,7 @@ def read_picture(path: Path) -> Picture:
     data = _read_bytes(path)
     kind = _kind(path, data)
     try:
-        with _strict_decoders():
+        with strict_decoders():
             picture = _read_tiff(path, data) if kind == "tiff" else _read_common(path, data, kind)
     except BfrError:
         raise
@@ -268,26 +264,6 @@ def _kind(path: Path, data: bytes) -> str:
             raise _unreadable(path, found, todo)
     found = f"it begins with {data[:8].hex(' ')}, which is no JPEG, PNG, WebP or TIFF"
     raise _unreadable(path, found, "Save it in one of these formats")
-
-
-@contextmanager
-def _strict_decoders() -> Iterator[None]:
-    """Hold the decoders' process-wide switches where this module needs them.
-
-    Other packs in the same process set them: ComfyUI turns LOAD_TRUNCATED_IMAGES on, which paints a cut file gray and
-    says nothing. The pixel limit is ours, so that it does not depend on theirs. What Pillow would warn of is either
-    noted or an error here.
-    """
-    with _DECODERS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        truncated, limit = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
-        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
-        try:
-            yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = truncated, limit
-            cv2.utils.logging.setLogLevel(level)
 
 
 def _require_size(path: Path, width: int, height: int) -> None:
