@@ -16,6 +16,11 @@ from bfr_core.degrade.chain import degrade, draw
 from bfr_core.degrade.presets import DegradePreset
 from bfr_core.errors import InputMediaError
 
+MILD = DegradePreset(
+    "mild", blur_sigma=(0.1, 2.5), downscale=(1.0, 4.0), noise_sigma=(0.0, 10.0), jpeg_quality=(70, 100)
+)
+"""Photos that are nearly good. The papers' ranges hardly hold any, and a net that never saw one smooths them."""
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -78,13 +83,22 @@ class FacePairs:
         size: side the faces are brought to, and the scale degradations are drawn at.
         crop: side of the square cut out of each face; `size` for the whole face.
         seed: together with the index it decides everything random.
+        mild: share of the pictures degraded by MILD instead of `preset`.
     """
 
     _MARGIN = 24
     """Context around a crop, so that the blur at its edge sees what it would see in the whole face."""
 
     def __init__(
-        self, files: list[Path], weights: list[float], preset: DegradePreset, *, size: int, crop: int, seed: int
+        self,
+        files: list[Path],
+        weights: list[float],
+        preset: DegradePreset,
+        *,
+        size: int,
+        crop: int,
+        seed: int,
+        mild: float = 0.0,
     ) -> None:
         self.images: list[np.ndarray] = []
         self.enlarged: list[bool] = []
@@ -95,7 +109,7 @@ class FacePairs:
             interpolation = cv2.INTER_CUBIC if side < size else cv2.INTER_AREA
             self.images.append(image if side == size else cv2.resize(image, (size, size), interpolation=interpolation))
         self.probabilities = np.asarray(weights, np.float64) / np.sum(weights)
-        self.preset, self.size, self.crop, self.seed = preset, size, crop, seed
+        self.preset, self.size, self.crop, self.seed, self.mild = preset, size, crop, seed, mild
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.Generator(np.random.PCG64([self.seed, index]))
@@ -113,7 +127,8 @@ class FacePairs:
         image = np.clip(image * gain.astype(np.float32), 0, 255).round().astype(np.uint8)
         if rng.random() < 0.05:
             image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-        low = degrade(image, draw(self.preset, int(rng.integers(2**62))))
+        preset = MILD if rng.random() < self.mild else self.preset
+        low = degrade(image, draw(preset, int(rng.integers(2**62))))
         if self.crop < self.size:
             inside = slice(self._MARGIN, self._MARGIN + self.crop)
             image, low = image[inside, inside], low[inside, inside]

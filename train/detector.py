@@ -1,4 +1,4 @@
-r"""Train the embedded face detector, and export it.
+r"""Train the search of the embedded face detector.
 
 Assignment of cells to faces: SimOTA (YOLOX, arXiv:2107.08430, Sec. 2.1), restricted to grids of a fitting size.
 Score: quality focal loss (arXiv:2006.04388, Eq. 2) whose target is the root of the IoU, so that faint small faces,
@@ -9,10 +9,9 @@ whose boxes are never exact, still score. Box: GIoU. Points: smooth L1 in units 
     python -m train.detector $DATA --out runs/first --minutes 31
     python -m train.detector $DATA --out runs/second --init runs/first/last.pt --size 192 --batch 12 --lr 1.5e-3 \
         --seed 1 --minutes 20
-    python -m train.detector --out runs/second --export bfr_core/weights/embedded/detector.safetensors
 
-The times are for one core (AVX2). Running the same command again continues from the last checkpoint. Measure with
-`python -m bfr_core.bench.detector ../shared/data`.
+The times are for one core (AVX2). Running the same command again continues from the last checkpoint. Then follow
+train.refiner and train.export_detector.
 """
 
 from __future__ import annotations
@@ -231,13 +230,10 @@ class Run:
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m train.detector", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--scenes", type=Path, help="folder of pictures with labels.json")
+    parser.add_argument("--scenes", type=Path, required=True, help="folder of pictures with labels.json")
     parser.add_argument("--faces", type=Path, nargs="*", default=[], help="folders of aligned faces, labelled by YuNet")
     parser.add_argument("--yunet", type=Path, help="YuNet file, needed with --faces")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and the log")
-    parser.add_argument("--export", type=Path, help="write the checkpoint's averaged weights here and stop")
-    parser.add_argument("--metrics", type=Path, help="with --export: what the bench printed, for the card")
-    parser.add_argument("--command", default="", help="with --export: the command that trained, for the card")
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule after so much training time")
     parser.add_argument("--init", type=Path, help="checkpoint whose averaged weights to start a new run from")
@@ -257,11 +253,6 @@ def main(argv: list[str] | None = None) -> int:
         run.load()
     elif args.init:
         run.start_from(args.init)
-    if args.export:
-        from .export_detector import export
-
-        export(run.ema, run.seen, args.export, args.metrics, args.command)
-        return 0
     scenes = read_scenes(args.scenes, held=False)
     if args.faces:
         scenes += read_faces(args.faces, args.yunet)

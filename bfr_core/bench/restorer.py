@@ -63,16 +63,20 @@ def measure_one(
         restored = restorer.restore(low, seeds=[face_seed(0, 0, i) for i in range(len(low))], runtime=runtime)
         before, after = judge.figures(low), judge.figures(restored)
         figures[name] = {"before": before, "after": after}
+        shown = {key: [_show(side[key]) for side in (before, after)] for key in before}
         say(
-            f"{name:24s} PSNR {before['psnr']:.2f} -> {after['psnr']:.2f} dB, identity {before['identity']:.3f} -> "
-            f"{after['identity']:.3f}, landmarks {before['landmarks']:.1f} -> {after['landmarks']:.1f} % of the eye "
-            f"distance, faces found {before['found']} -> {after['found']} of {len(low)}, sharpness "
-            f"{before['sharpness']:.0f} -> {after['sharpness']:.0f} (truth {judge.sharpness:.0f})"
+            f"{name:24s} PSNR {' -> '.join(shown['psnr'])} dB, identity {' -> '.join(shown['identity'])}, landmarks "
+            f"{' -> '.join(shown['landmarks'])} % of the eye distance, faces found {' -> '.join(shown['found'])} of "
+            f"{len(low)}, sharpness {' -> '.join(shown['sharpness'])} (truth {judge.sharpness:.0f})"
         )
         if sheets is not None:
             stem = f"{restorer.method.id}_{restorer.config.name}_{name.replace(' ', '_')}"
             _write_sheet(sheets / f"{stem}.png", low, restored, judge.truth)
     return figures
+
+
+def _show(value: float | None) -> str:
+    return "equal" if value is None else f"{value:.4g}"
 
 
 class _Judge:
@@ -96,7 +100,7 @@ class _Judge:
         found = self.detector.detect(face[None])[0]
         return found[0].points if found else None
 
-    def figures(self, faces: Tensor) -> dict[str, float]:
+    def figures(self, faces: Tensor) -> dict[str, float | None]:
         """Return the mean figures of `faces`, (B, 3, S, S) in the order of the truth."""
         scores = psnr(faces, self.truth)
         finite = scores[scores.isfinite()]
@@ -109,9 +113,9 @@ class _Judge:
             if here is not None and there is not None
         ]
         return {
-            "psnr": round(finite.mean().item(), 3) if len(finite) else float("inf"),
+            "psnr": round(finite.mean().item(), 3) if len(finite) else None,  # infinite: equal to the truth
             "identity": round(cosine.mean().item(), 4),
-            "landmarks": round(float(np.mean(errors)), 2) if errors else float("nan"),
+            "landmarks": round(float(np.mean(errors)), 2) if errors else None,
             "found": sum(here is not None for here in points),
             "sharpness": round(laplacian_variance(faces).mean().item(), 2),
         }

@@ -16,8 +16,8 @@ from ..types import Face
 
 _FULL_AREA = 1280 * 720
 """Pictures up to this many pixels are searched at their own size; 2 cores then need about 0.1 s."""
-_LEAST_SCALE = 0.5
-"""Larger ones are shrunk to that area, but no further than this: 24 px in a 4K picture are still 12 px."""
+_LEAST_SCALE = 2 / 3
+"""Larger ones are shrunk to that area, but no further than this: 24 px in a 4K picture are still 16 px."""
 _MOST_AREA = 3840 * 2160
 """Bound on what is searched at once, so that a picture of 100 megapixels needs no more memory than one of 33."""
 _REDUCED_SIDE = 320
