@@ -21,10 +21,10 @@ from bfr_core.networks.face_detector import FaceDetectorNet, FaceRefinerNet, fol
 from .export import write_weights
 
 
-def export(search: Path, refiner: Path, target: Path, metrics: Path | None = None) -> None:
+def export(search: Path, refiner: Path, target: Path, metrics: Path | None = None, *, earlier: int = 0) -> None:
     """Write `target` (safetensors) and the card beside it."""
     state: dict[str, torch.Tensor] = {}
-    seen = 0
+    seen = earlier
     for prefix, net, path in (
         ("search", FaceDetectorNet(norm=True), search),
         ("refine", FaceRefinerNet(norm=True), refiner),
@@ -62,9 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--search", type=Path, required=True, help="checkpoint of train.detector")
     parser.add_argument("--refiner", type=Path, required=True, help="checkpoint of train.refiner")
     parser.add_argument("--target", type=Path, required=True)
+    parser.add_argument("--earlier", type=int, default=0, help="images seen by runs that these two started from")
     parser.add_argument("--metrics", type=Path, help="what `bfr bench detector --json` wrote")
     args = parser.parse_args(argv)
-    export(args.search, args.refiner, args.target, args.metrics)
+    export(args.search, args.refiner, args.target, args.metrics, earlier=args.earlier)
     return 0
 
 

@@ -194,7 +194,8 @@ def export(out: Path, target: Path, metrics: Path | None) -> None:
         metrics=figures,
         weaknesses="A regressor trained for under two hours on two cores: skin and hair come out smoother than they "
         "were, more so the poorer the input. Profiles, glasses and faces of children are rare in the training "
-        "pictures. It does not invent what blur of more than about 10 px has removed.",
+        "pictures. It does not invent what blur of more than about 10 px has removed. On pictures that are nearly good "
+        "(half resolution) it lowers the identity cosine a little, from 0.994 to 0.990.",
     )
 
 

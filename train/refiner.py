@@ -5,7 +5,8 @@ names and is none gives the false alarms to learn from. Then the small network l
 
     python -m train.refiner $DATA --search runs/second/last.pt --out runs/refiner --pictures 6000 --minutes 10
 
-with $DATA as in train.detector. One core (AVX2): 6 minutes for the crops, then the minutes given. The crops are
+The weights we ship came from two such runs, the second (`--init`, points weighted 40 instead of 25) from the first.
+$DATA is as in train.detector. One core (AVX2): 6 minutes for the crops, then the minutes given. The crops are
 made anew by each run; training is short enough not to be resumed.
 """
 
