@@ -66,7 +66,7 @@ def _parser(argv: Sequence[str] | None) -> argparse.ArgumentParser:
     bench.set_defaults(run=_bench)
     demo = commands.add_parser("demo", help="degrade a portrait, restore it, show both", description=_demo.__doc__)
     demo.add_argument("-o", "--out", type=Path, default=Path("demo.png"), help="where the picture goes (%(default)s)")
-    demo.add_argument("--seed", type=int, default=1, help="draws the degradation (%(default)s)")
+    demo.add_argument("--seed", type=int, default=2, help="draws the degradation (%(default)s)")
     demo.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     demo.set_defaults(run=_demo)
     return parser

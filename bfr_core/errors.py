@@ -50,11 +50,3 @@ class DetectorError(BfrError):
 
 class RestoreError(BfrError):
     """A restorer that failed on valid input."""
-
-
-class Cancelled(BaseException):
-    """The host asked to stop.
-
-    Derives from BaseException, as KeyboardInterrupt does: no handler that collects per-file errors may take
-    a cancel for one of them.
-    """
