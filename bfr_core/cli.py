@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .bench import PARTS
 from .errors import BfrError
+from .faces.detect import BACKENDS
 from .registry import Method, Param, get_method, methods
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def _parser(argv: Sequence[str] | None) -> argparse.ArgumentParser:
     _add_restore(commands, argv)
     _add_models(commands)
     bench = commands.add_parser("bench", help="measure speed, memory and quality here", description=_bench.__doc__)
-    bench.add_argument("parts", nargs="*", help="import, detector, restorer, composite; all when none is named")
+    bench.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)}; all when none is named")
     bench.add_argument("--data", type=Path, help="folder of faces, photos and scenes that the figures are measured on")
     bench.add_argument("--sheets", type=Path, metavar="DIR", help="write input | restored | truth of some faces there")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
@@ -94,7 +96,7 @@ def _add_restore(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--method", choices=list(methods()), default=_DEFAULT_METHOD, help="default: %(default)s")
     parser.add_argument("--config", default="", help=f"size of the method: {', '.join(c.name for c in method.configs)}")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights to use in place of the embedded ones")
-    parser.add_argument("--detector", default="embedded", help="embedded, yunet, insightface or facexlib (%(default)s)")
+    parser.add_argument("--detector", default="embedded", help=f"{', '.join(BACKENDS)} (%(default)s)")
     parser.add_argument("--detector-weights", type=Path, metavar="FILE", help="the detector's file, where it needs one")
     parser.add_argument("--threshold", type=float, help="least confidence of a face (the detector's own)")
     parser.add_argument("--aligned", action="store_true", help="each picture is one aligned face: detect nothing")
@@ -242,7 +244,8 @@ def _add_models(commands: Any) -> None:
     verify.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: all embedded weights")
     verify.set_defaults(run=_models_verify)
     fetch = actions.add_parser("fetch", help="download a detector's weights, the only thing that ever downloads")
-    fetch.add_argument("detector", help="yunet or facexlib")
+    fetchable = [name for name, backend in BACKENDS.items() if any(file.url for file in backend.files)]
+    fetch.add_argument("detector", help=" or ".join(fetchable))
     fetch.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to put the file in")
     fetch.set_defaults(run=_models_fetch)
     convert = actions.add_parser("convert", help="write any readable checkpoint as safetensors")
@@ -293,7 +296,6 @@ def _models_fetch(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .errors import WeightsError
-    from .faces.detect import BACKENDS
     from .weights.download import download
 
     backend = BACKENDS.get(args.detector)

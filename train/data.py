@@ -15,6 +15,7 @@ from torch import Tensor
 from bfr_core.degrade.chain import degrade, draw
 from bfr_core.degrade.presets import DegradePreset
 from bfr_core.errors import InputMediaError
+from bfr_core.media.pictures import read_picture
 
 MILD = DegradePreset(
     "mild", blur_sigma=(0.1, 2.5), downscale=(1.0, 4.0), noise_sigma=(0.0, 10.0), jpeg_quality=(70, 100)
@@ -49,17 +50,9 @@ def read_rgb(path: Path) -> np.ndarray:
     """Read one picture as (H, W, 3) uint8 RGB.
 
     Raises:
-        InputMediaError: the file does not decode.
+        InputMediaError: the file cannot be read; the message names it.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputMediaError(
-            f"Cannot read {path}",
-            found="the file does not decode as a picture",
-            kept="Checkpoints written so far are untouched",
-            todo="Remove or replace the file, then run the same command again",
-        )
-    return np.ascontiguousarray(image[..., ::-1])
+    return read_picture(path).rgb
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import queue
 import sys
@@ -34,6 +33,7 @@ from torch.nn import functional as F
 
 from bfr_core.networks.face_detector import BASE, STRIDES, FaceDetectorNet, Predictions, cells
 
+from .log import Log
 from .scenes import SceneMixer, read_faces, read_scenes
 
 _LEVEL_RANGE = ((0.0, 2.0), (0.8, 2.6), (0.9, 1e9))
@@ -256,14 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     scenes = read_scenes(args.scenes, held=False)
     if args.faces:
         scenes += read_faces(args.faces, args.yunet)
-    log = (args.out / "log.jsonl").open("a")
-
-    def write(entry: dict[str, object]) -> None:
-        line = json.dumps(entry)
-        log.write(line + "\n")
-        log.flush()
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+    write = Log(args.out).write
 
     write({"scenes": len(scenes), "resumed_at": run.seen})
     feed = Feed(SceneMixer(scenes, size=args.size, seed=args.seed), run.seen, args.batch)

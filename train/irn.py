@@ -27,13 +27,14 @@ from torch.nn import functional as F
 
 from bfr_core.degrade.chain import degrade, draw
 from bfr_core.degrade.presets import PRESETS
-from bfr_core.faces.identity import embed, identity_cosine
+from bfr_core.faces.identity import embed, identity_cosine, load_mobilefacenet
 from bfr_core.metrics.fidelity import laplacian_variance, psnr
 from bfr_core.networks.mobilefacenet import MobileFaceNet
 from bfr_core.networks.restore_unet import RestoreUNet
 
 from .data import FacePairs, Prefetch, list_images, read_rgb, to_tensor
 from .export import write_weights
+from .log import Log
 from .optim import Muon
 
 SIZE = 512
@@ -224,8 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)
-    recogniser = MobileFaceNet().eval().requires_grad_(False)
-    recogniser.load_state_dict(torch.load(args.recogniser, map_location="cpu", weights_only=True))
+    recogniser = load_mobilefacenet(args.recogniser)
     phases = list(PHASES)
     if args.images:
         phases = [Phase(**{**asdict(p), "images": n}) for p, n in zip(PHASES, args.images, strict=False) if n]
@@ -234,14 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     if run.checkpoint.exists():
         run.load()
     val = Validation(list_images(args.val), args.preset, recogniser, limit=24)
-    log = (args.out / "log.jsonl").open("a")
-
-    def write(entry: dict[str, object]) -> None:
-        line = json.dumps(entry)
-        log.write(line + "\n")
-        log.flush()
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+    write = Log(args.out).write
 
     write({"input": val.input, "resumed_at": run.total})
     files = list_images(args.data)

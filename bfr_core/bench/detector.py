@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ..degrade.chain import degrade, fixed
-from ..errors import InputMediaError
 from ..faces.detect import Detector, load_detector
 from ..faces.passes import overlap
+from ..media.pictures import read_picture
 from ..types import Face
 
 _SUFFIXES = {".jpg", ".png"}
@@ -46,14 +46,14 @@ def bench_detector(shared: Path, detector: Detector | None = None, *, quick: boo
     for name, params in (("clean", None), ("x8_jpeg60", fixed(8, jpeg_quality=60))):
         figures |= {f"{key}_{name}": value for key, value in _scenes(shared, detector, params).items()}
     degraded = _pictures(shared / "photos" / "degraded")
-    found = sum(bool(_find(detector, read(path))) for path in degraded)
+    found = sum(bool(_find(detector, read_picture(path).rgb)) for path in degraded)
     figures |= {"degraded_found": found, "degraded_pictures": len(degraded)}
-    figures["solvay_faces"] = len(_find(detector, read(shared / "photos" / "groups" / "solvay1927.jpg")))
+    figures["solvay_faces"] = len(_find(detector, read_picture(shared / "photos" / "groups" / "solvay1927.jpg").rgb))
     empty = faceless(shared)
     alarms = [name for name, image in empty.items() if _find(detector, image)]
     figures |= {"false_alarm_pictures": len(alarms), "faceless_pictures": len(empty), "false_alarms": alarms}
     if not quick:
-        picture = read(shared / "photos" / "clean" / "obama-1080p.jpg")
+        picture = read_picture(shared / "photos" / "clean" / "obama-1080p.jpg").rgb
         for name, size in (("1080p", (1920, 1080)), ("4k", (3840, 2160))):
             figures[f"seconds_{name}"] = round(_seconds(detector, cv2.resize(picture, size)), 4)
     return figures
@@ -80,19 +80,6 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
     return figures
 
 
-def read(path: Path) -> np.ndarray:
-    """Read a picture as (H, W, 3) uint8 RGB."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputMediaError(
-            f"Cannot read {path}",
-            found="the file does not decode as a picture",
-            kept="Nothing was changed",
-            todo="Fetch the test data again",
-        )
-    return np.ascontiguousarray(image[..., ::-1])
-
-
 def to_frames(image: np.ndarray) -> Tensor:
     """Return (1, 3, H, W) float32 of an (H, W, 3) uint8 picture."""
     return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
@@ -110,7 +97,7 @@ def _scenes(shared: Path, detector: Detector, params: Any) -> dict[str, float]:
     wanted = matched = extra = 0
     errors: list[float] = []
     for name, labels in held_out_scenes(shared).items():
-        image = read(shared / "scenes" / name)
+        image = read_picture(shared / "scenes" / name).rgb
         faces = _find(detector, degrade(image, params) if params else image)
         boxes = np.array([face.box for face in faces]).reshape(-1, 4)
         used: set[int] = set()
@@ -141,13 +128,13 @@ def faceless(shared: Path) -> dict[str, np.ndarray]:
     """
     pictures: dict[str, np.ndarray] = {}
     for name, labels in list(held_out_scenes(shared).items())[::2]:
-        image = read(shared / "scenes" / name)
+        image = read_picture(shared / "scenes" / name).rgb
         bottom = int(max(face["box"][1] + 1.2 * face["box"][3] for face in labels))
         if image.shape[0] - bottom >= 96:
             pictures[f"scene {name}"] = np.ascontiguousarray(image[bottom:])
     teacher = load_detector("yunet", path=shared / "weights" / "yunet_n_dynamic.onnx")
     for path in _pictures(shared / "photos" / "groups"):
-        image = read(path)
+        image = read_picture(path).rgb
         faces = teacher.detect(to_frames(image), threshold=0.3)[0]
         side = 192
         for y in range(0, image.shape[0] - side + 1, side):

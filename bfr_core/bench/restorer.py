@@ -15,7 +15,7 @@ from torch import Tensor
 from ..degrade.chain import degrade, draw, fixed
 from ..degrade.presets import get_preset
 from ..faces.detect import load_detector
-from ..faces.identity import embed
+from ..faces.identity import embed, load_mobilefacenet
 from ..media.pictures import read_picture, to_float
 from ..media.sheets import caption, row, stack, to_bytes
 from ..metrics.fidelity import laplacian_variance, psnr
@@ -83,13 +83,7 @@ class _Judge:
     """Compares faces with their truth; what it needs of the truth is computed once."""
 
     def __init__(self, truth: Tensor, weights: Path) -> None:
-        from ..networks.mobilefacenet import MobileFaceNet
-        from ..weights import fill, load_state
-
-        with torch.device("meta"):
-            net = MobileFaceNet()
-        fill(net, load_state(weights / "mobilefacenet.pt"), what="MobileFaceNet")
-        self.truth, self.recogniser = truth, net.eval()
+        self.truth, self.recogniser = truth, load_mobilefacenet(weights / "mobilefacenet.pt")
         self.detector = load_detector("yunet", path=weights / "yunet_n_dynamic.onnx")
         self.sharpness = laplacian_variance(truth).mean().item()
         self.points = [self._points(face) for face in truth]

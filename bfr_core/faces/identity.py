@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..networks.mobilefacenet import MobileFaceNet
+from ..weights import fill, load_state
 
 # The ArcFace-112 template inside the FFHQ-512 one. Both are upright, so a plain box maps one to the other: least
 # squares over the five points gives this scale and offset; the rotation it leaves out is 0.009 degrees.
@@ -23,6 +27,18 @@ class Recogniser(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """Map (B, 3, size, size) RGB [0, 1] to (B, D) of unit length."""
         ...
+
+
+def load_mobilefacenet(path: Path) -> MobileFaceNet:
+    """Return MobileFaceNet with the weights in `path`, ready to embed; gradients reach its input only.
+
+    Raises:
+        WeightsError: the file cannot be used or holds another model.
+    """
+    with torch.device("meta"):
+        net = MobileFaceNet()
+    fill(net, load_state(path), what="MobileFaceNet")
+    return net.eval().requires_grad_(False)
 
 
 def arcface_crop(faces: Tensor, size: int = 112) -> Tensor:

@@ -38,7 +38,7 @@ def _up(inp: int, out: int) -> nn.Module:
 class RestoreUNet(nn.Module):
     """Map a degraded face to a clean one.
 
-    Shapes: x (B, 3, H, W) RGB [0, 1], H and W multiples of `multiple`; returns the same shape, not clamped.
+    Shapes: x (B, 3, H, W) RGB [0, 1], H and W multiples of 2 ** len(widths); returns the same shape, not clamped.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class RestoreUNet(nn.Module):
         blocks: tuple[int, ...] = (1, 1, 2, 2, 4),  # residual blocks at each, each way; the last once
     ) -> None:
         super().__init__()
-        self.multiple = 2 ** len(widths)
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, padding=1))
         self.encoder = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))

@@ -132,7 +132,7 @@ class _PatchEmbed(nn.Module):
 class SwinIR(nn.Module):
     """Restore a face with shifted-window attention at 1/8 resolution.
 
-    Shapes: x (B, 3, H, W) RGB [0, 1], H and W multiples of `multiple`; returns the same shape, not clamped.
+    Shapes: x (B, 3, H, W) RGB [0, 1], H and W multiples of unshuffle * window; returns the same shape, not clamped.
     """
 
     def __init__(
@@ -147,7 +147,6 @@ class SwinIR(nn.Module):
         features: int = 64,  # channels of the upsampling tail
     ) -> None:
         super().__init__()
-        self.multiple = unshuffle * window
         self.conv_first = nn.Sequential(nn.PixelUnshuffle(unshuffle), nn.Conv2d(3 * unshuffle**2, dim, 3, padding=1))
         self.patch_embed = _PatchEmbed(dim)
         self.layers = nn.ModuleList(
