@@ -1,0 +1,117 @@
+"""`bfr models`: list, verify, fetch and convert weights."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import BfrError
+from ..faces.detect import BACKENDS
+from ..registry import methods
+from ._output import FAILED, show
+
+
+def add(commands: Any, argv: Sequence[str] | None) -> None:
+    """Declare the command and its actions."""
+    models = commands.add_parser("models", help="list, verify and convert weights")
+    actions = models.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="methods, configs, detectors and the weights they come with")
+    listing.set_defaults(run=_models_list)
+    verify = actions.add_parser("verify", help="check embedded weights, or files: hash, finite, which model")
+    verify.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: all embedded weights")
+    verify.set_defaults(run=_models_verify)
+    fetch = actions.add_parser("fetch", help="download a detector's weights, the only thing that ever downloads")
+    fetchable = [name for name, backend in BACKENDS.items() if any(file.url for file in backend.files)]
+    fetch.add_argument("detector", help=" or ".join(fetchable))
+    fetch.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to put the file in")
+    fetch.set_defaults(run=_models_fetch)
+    convert = actions.add_parser("convert", help="write any readable checkpoint as safetensors")
+    convert.add_argument("source", type=Path)
+    convert.add_argument("-o", "--out", type=Path, required=True, help="a .safetensors file")
+    convert.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="cast the numbers")
+    convert.set_defaults(run=_models_convert)
+
+
+def _models_list(args: argparse.Namespace) -> int:
+    from ..faces.detect import detectors
+    from ..weights import read_card
+
+    for method in methods().values():
+        show(f"{method.id}: {method.title}. {method.summary}")
+        for config in method.configs:
+            line = f"  {config.name}: {config.title}, {config.size} px"
+            if config.embedded:
+                card = read_card(config.embedded)
+                line += f", {card.parameters / 1e6:.1f} M parameters, weights {card.licence}, trained on {card.images}"
+            show(line)
+    show("detectors:")
+    for info in detectors():
+        show(f"  {info.name}: {info.title}, {info.reason if info.available else 'not here, ' + info.reason}")
+    return 0
+
+
+def _models_verify(args: argparse.Namespace) -> int:
+    from ..registry import identify
+    from ..weights import embedded, embedded_cards, load_state, sha256_of
+
+    wanted = [(path, None) for path in args.files] or [(embedded(card.name), card.sha256) for card in embedded_cards()]
+    failed = 0
+    for path, sha256 in wanted:
+        try:
+            state = load_state(path, sha256=sha256)
+        except BfrError as error:
+            failed += 1
+            show(f"FAILED {error}")
+        else:
+            count = sum(tensor.numel() for tensor in state.values())
+            model = identify(state.keys()) or ("the embedded detector" if sha256 else "no method of this package")
+            show(f"ok {path}: {model}, {count / 1e6:.2f} M numbers, all finite, sha256 {sha256_of(path)}")
+    return FAILED if failed else 0
+
+
+def _models_fetch(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..errors import WeightsError
+    from ..weights.download import download
+
+    backend = BACKENDS.get(args.detector)
+    known = next((file for file in backend.files if file.url), None) if backend else None
+    if backend is None or known is None:
+        with_file = [name for name, other in BACKENDS.items() if any(file.url for file in other.files)]
+        raise WeightsError(
+            f"Nothing to download for {args.detector!r}",
+            found=f"expected one of {', '.join(with_file)}",
+            kept="Nothing was changed",
+            todo="The embedded detector needs no file; `bfr models list` says where others are published",
+        )
+    target = args.out / known.name
+    with tqdm(unit="B", unit_scale=True, disable=None, desc=known.name) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total or None
+            bar.update(done - bar.n)
+
+        fetched = download(known.url, target, sha256=known.sha256, on_progress=progress)
+    state = "fetched" if fetched else "there already"
+    show(f"{target}: {state}, sha256 {known.sha256}, licence {backend.licence}, from {known.source}")
+    return 0
+
+
+def _models_convert(args: argparse.Namespace) -> int:
+    from ..errors import SettingsError
+    from ..runtime import DTYPES
+    from ..weights import convert
+
+    if args.out.suffix != ".safetensors":
+        raise SettingsError(
+            f"Cannot convert to {args.out}",
+            found=f"its suffix is {args.out.suffix or 'missing'}, expected .safetensors",
+            kept="Nothing was written",
+            todo="Name the output something.safetensors",
+        )
+    written = convert(args.source, args.out, dtype=DTYPES[args.dtype] if args.dtype else None)
+    show(f"{args.out}: {written['tensors']} tensors, {written['bytes']} bytes, sha256 {written['sha256']}")
+    return 0

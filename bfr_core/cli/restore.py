@@ -1,0 +1,179 @@
+"""`bfr restore`: the faces in pictures."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import BfrError
+from ..faces.detect import BACKENDS
+from ..registry import Method, Param, get_method, methods
+from ._output import FAILED, say, show, write_json
+
+if TYPE_CHECKING:
+    from ..faces.detect import Detector
+    from ..media.outputs import Job
+    from ..pipeline import Options
+    from ..restorer import Restorer
+    from ..runtime import Runtime
+
+_DEFAULT_METHOD = "irn"
+
+
+def _chosen_method(argv: Sequence[str] | None) -> Method:
+    """Look ahead for --method, whose parameters become options."""
+    ahead = argparse.ArgumentParser(add_help=False)
+    ahead.add_argument("--method", default=_DEFAULT_METHOD)
+    known = ahead.parse_known_args(sys.argv[1:] if argv is None else list(argv))[0].method
+    return methods().get(known) or get_method(_DEFAULT_METHOD)
+
+
+def add(commands: Any, argv: Sequence[str] | None) -> None:
+    """Declare the command; its options include the settings of the method named in `argv`."""
+    method = _chosen_method(argv)
+    parser = commands.add_parser(
+        "restore",
+        help="restore the faces in pictures",
+        description="Restore the faces in pictures. Everything outside the faces stays as it was, bit for bit in "
+        "formats that are exact. A file that cannot be read is named and the rest goes on.",
+        epilog="example: bfr restore old_photos/ -o restored/ --compare --report restored/report.json",
+    )
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="pictures, and folders of them")
+    parser.add_argument("-o", "--out", required=True, type=Path, help="output file for one picture, else a folder")
+    parser.add_argument("--method", choices=list(methods()), default=_DEFAULT_METHOD, help="default: %(default)s")
+    parser.add_argument("--config", default="", help=f"size of the method: {', '.join(c.name for c in method.configs)}")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights to use in place of the embedded ones")
+    parser.add_argument("--detector", default="embedded", help=f"{', '.join(BACKENDS)} (%(default)s)")
+    parser.add_argument("--detector-weights", type=Path, metavar="FILE", help="the detector's file, where it needs one")
+    parser.add_argument("--threshold", type=float, help="least confidence of a face (the detector's own)")
+    parser.add_argument("--aligned", action="store_true", help="each picture is one aligned face: detect nothing")
+    parser.add_argument("--max-faces", type=int, default=0, metavar="N", help="only the N largest faces (0: all)")
+    parser.add_argument("--min-size", type=float, default=16.0, metavar="PX", help="leave smaller faces (%(default)s)")
+    parser.add_argument(
+        "--strength", type=float, default=1.0, help="0 keeps the input, 1 restores in full (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of methods that draw noise (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="(%(default)s)")
+    parser.add_argument("--format", metavar="SUFFIX", help="suffix of the outputs, such as .png (each input's own)")
+    parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100 (%(default)s)")
+    parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier run, never an input")
+    if method.params:
+        group = parser.add_argument_group(f"settings of {method.title}")
+        for param in method.params:
+            _add_param(group, param)
+    parser.set_defaults(run=_restore, params=method.params)
+
+
+def _add_param(group: Any, param: Param) -> None:
+    kind = type(param.default)
+    span = f" from {param.low:g} to {param.high:g}" if param.low is not None else ""
+    options: dict[str, Any] = {"default": param.default, "help": f"{param.help}{span} ({param.default})"}
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    else:
+        options["type"] = kind
+        if param.choices:
+            options["choices"] = param.choices
+    group.add_argument(f"--{param.name.replace('_', '-')}", dest=f"param_{param.name}", **options)
+
+
+def _restore(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..faces.detect import load_detector
+    from ..media.outputs import plan_outputs
+    from ..pipeline import Options
+    from ..restorer import load_restorer
+    from ..runtime import DTYPES, Runtime, pick_device
+
+    # Everything that can fail for all pictures fails before the first one.
+    options = Options(
+        strength=args.strength,
+        seed=args.seed,
+        threshold=args.threshold,
+        max_faces=args.max_faces,
+        min_size=args.min_size,
+        settings={param.name: getattr(args, f"param_{param.name}") for param in args.params},
+    )
+    options.check()
+    runtime = Runtime(device=pick_device(args.device), dtype=DTYPES[args.dtype])
+    restorer = load_restorer(args.method, args.config, weights=args.weights)
+    restorer.method.settings(options.settings)
+    detector = None
+    if not args.aligned:
+        detector = load_detector(args.detector, path=args.detector_weights, device=runtime.device)
+    jobs = plan_outputs(args.inputs, args.out, suffix=args.format, overwrite=args.overwrite)
+
+    entries: list[dict[str, Any]] = []
+    failed = 0
+    with tqdm(jobs, unit="picture", disable=None) as bar:
+        for job in bar:
+            bar.set_postfix_str(job.source.name[-32:], refresh=True)
+            runtime.notes = []
+            entry: dict[str, Any] = {"source": str(job.source), "target": str(job.target)}
+            try:
+                entry |= {"status": "done", **_restore_file(job, restorer, detector, options, runtime, args)}
+            except BfrError as error:
+                failed += 1
+                entry |= {"status": "failed", "error": str(error)}
+                tqdm.write(f"Failed: {error}", file=sys.stderr)
+            entries.append(entry)
+    if args.report:
+        write_json(args.report, {"bfr": __version__, "weights": restorer.source, "files": entries})
+    faces = sum(face["action"] == "restored" for entry in entries for face in entry.get("report", {}).get("faces", []))
+    show(f"{len(jobs) - failed} of {len(jobs)} pictures done, {faces} faces restored, in {args.out}")
+    if failed:
+        names = ", ".join(entry["source"] for entry in entries if entry["status"] == "failed")
+        say(f"{failed} pictures failed and have no output: {names}")
+    return FAILED if failed else 0
+
+
+def _restore_file(
+    job: Job,
+    restorer: Restorer,
+    detector: Detector | None,
+    options: Options,
+    runtime: Runtime,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Restore one file and return its entry of the report."""
+    from ..media.atomic import publish
+    from ..media.pictures import FORMATS, from_float, read_picture, to_float, write_picture
+    from ..media.sheets import compare_sheet
+    from ..pipeline import restore_frame
+
+    picture = read_picture(job.source)
+    frame = to_float(picture)
+    result = restore_frame(frame, restorer, detector, aligned=args.aligned, options=options, runtime=runtime)
+    notes = list(picture.notes)
+    if not bool(result.mask.any()) and FORMATS.get(job.target.suffix.lower()) == picture.kind:
+        # Writing it anew would recompress a picture in which nothing changed.
+        with job.source.open("rb") as source, publish(job.target) as target:
+            shutil.copyfileobj(source, target)
+        notes = ["no face was restored: the file was copied as it is"]
+    else:
+        restored = from_float(picture, result.image, result.mask > 0)
+        write_picture(job.target, restored, quality=args.quality)
+        notes += [note for note in restored.notes if note not in notes]
+    entry: dict[str, Any] = {"report": result.report.to_dict(), "notes": notes}
+    if args.compare:
+        pairs = [(crop.image, face) for crop, face in zip(result.crops, result.faces, strict=True)]
+        sheet = compare_sheet(frame, result.image, [] if args.aligned else pairs)
+        target = job.target.with_name(f"{job.target.stem}.compare.png")
+        _write_sheet(target, sheet)
+        entry["compare"] = str(target)
+    return entry
+
+
+def _write_sheet(path: Path, sheet: Any) -> None:
+    from ..media.pictures import Picture, write_picture
+
+    write_picture(path, Picture(sheet))
