@@ -50,3 +50,7 @@ class DetectorError(BfrError):
 
 class RestoreError(BfrError):
     """A restorer that failed on valid input."""
+
+
+class TrainError(BfrError):
+    """A training run that cannot go on."""

@@ -97,7 +97,7 @@ class Method:
     """Names the config that a checkpoint's keys belong to, or None."""
     params: tuple[Param, ...] = ()
     stages: Mapping[str, str] = field(default_factory=dict)
-    """Training stages: name to the command that runs it."""
+    """Training stages: name, and the module under `train.stages` that declares it. Methods may share one."""
 
     def config(self, name: str = "") -> Config:
         """Return the config called `name`, the default for an empty name.

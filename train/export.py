@@ -1,4 +1,4 @@
-"""Write trained weights as the package ships them: half-precision safetensors with a card beside them."""
+"""Write trained weights as the package ships them: safetensors with a card beside them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,101 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from bfr_core.errors import SettingsError
 from bfr_core.media.atomic import publish
 from bfr_core.weights import Card, sha256_of
 
+from .checkpoint import Checkpoints, read_checkpoint
+from .stage import find_stage
 
-def write_weights(target: Path, state: Mapping[str, Tensor], **card: Any) -> None:
-    """Write `target` and its card; `card` gives the fields of `Card` that cannot be read from the weights."""
-    half = {name: tensor.to(torch.float16).contiguous() for name, tensor in state.items()}
+
+def write_weights(target: Path, state: Mapping[str, Tensor], *, dtype: str = "float16", **card: Any) -> Card:
+    """Write `target` and its card; `card` gives the fields of `Card` that cannot be read from the weights.
+
+    Raises:
+        SettingsError: a number does not fit into half precision.
+    """
+    kind = {"float16": torch.float16, "float32": torch.float32}[dtype]
+    cast = {name: (t.to(kind) if t.is_floating_point() else t).contiguous() for name, t in state.items()}
+    lost = [name for name, t in cast.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if lost:
+        raise SettingsError(
+            f"Cannot write {target}",
+            found=f"{', '.join(lost[:3])} hold numbers that {dtype} cannot",
+            kept="Nothing was written",
+            todo="Export with --dtype float32, or look for a run that diverged",
+        )
     with publish(target) as file:
-        file.write(save(half, {"format": "pt"}))
-    parameters = sum(tensor.numel() for tensor in half.values())
+        file.write(save(cast, {"format": "pt"}))
+    parameters = sum(tensor.numel() for tensor in cast.values())
     full = Card(name=target.stem, parameters=parameters, sha256=sha256_of(target), licence="MIT", **card)
     fields = dataclasses.asdict(full)
     del fields["name"]
     with publish(target.with_suffix(".json")) as file:
         file.write((json.dumps(fields, indent=2) + "\n").encode())
+    return full
+
+
+def export(
+    checkpoint: Path,
+    target: Path,
+    *,
+    metrics: Path | None = None,
+    licence: str = "",
+    images: str = "",
+    weaknesses: str = "",
+    dtype: str = "float16",
+) -> Card:
+    """Write the averaged weights of a checkpoint, or of the newest one in a run's folder, with their card.
+
+    Raises:
+        WeightsError: the checkpoint cannot be read.
+        SettingsError: the target is no safetensors file, or nobody stated the pictures' licence.
+    """
+    if target.suffix != ".safetensors":
+        raise SettingsError(
+            f"Cannot export to {target}",
+            found=f"its suffix is {target.suffix or 'missing'}, expected .safetensors",
+            kept="Nothing was written",
+            todo="Name the output something.safetensors",
+        )
+    state = _newest(checkpoint) if checkpoint.is_dir() else read_checkpoint(checkpoint)
+    facts = state["data"]
+    licence = licence or ("" if facts["unlicensed"] else facts["licences"])
+    if not licence:
+        raise SettingsError(
+            f"Cannot write a card for {target.name}",
+            found=f"no licence is known for the pictures in {', '.join(facts['unlicensed'])}",
+            kept="Nothing was written",
+            todo="State it: --licence 'public domain and CC0'",
+        )
+    stage = find_stage(state["stage"])
+    figures = json.loads(metrics.read_text("utf-8")) if metrics else state["figures"]
+    if metrics and (one := figures.get("restorer", {}).get(f"{stage.method}/{state['config_name']}")):
+        figures = one
+    words = images or f"{facts['pictures']} pictures of {', '.join(facts['places'])}"
+    return write_weights(
+        target,
+        state["averages"].get(stage.exported) or state["networks"][stage.exported],
+        dtype=dtype,
+        method=stage.method,
+        config=state["config_name"],
+        title=stage.title,
+        images=f"{words}; {licence}",
+        images_seen=state["position"]["total"],
+        command=state["command"],
+        metrics=figures,
+        weaknesses=weaknesses or stage.weaknesses,
+    )
+
+
+def _newest(folder: Path) -> dict[str, Any]:
+    state = Checkpoints(folder).load(lambda text: None)
+    if state is None:
+        raise SettingsError(
+            f"Cannot export from {folder}",
+            found="it holds no checkpoints; expected the --out folder of a run",
+            kept="Nothing was written",
+            todo="Name the run's folder or one of its .pt files",
+        )
+    return state

@@ -90,7 +90,11 @@ def read_picture(path: Path) -> Picture:
             is not read (the message names it).
     """
     path = Path(path)
-    data = _read_bytes(path)
+    return decode_picture(_read_bytes(path), path)
+
+
+def decode_picture(data: bytes, path: Path) -> Picture:
+    """Read a picture from the bytes of its file; `path` names it in messages. As `read_picture` otherwise."""
     kind = _kind(path, data)
     try:
         with strict_decoders():

@@ -52,5 +52,5 @@ METHOD = Method(
     build=build,
     restore=restore,
     recognise=recognise,
-    stages={"irn": "python -m train.irn"},
+    stages={"irn": "irn"},
 )

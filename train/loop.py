@@ -1,0 +1,560 @@
+"""The one training loop. Progress is counted in images; running the same command again continues.
+
+What is random in a step follows from the seed and the images seen, so a continued run equals an uninterrupted one on
+the same number of processes: weights, averages, optimisers, position in the data and noise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from bfr_core.errors import SettingsError, TrainError
+from bfr_core.media.sheets import caption, row, stack
+from bfr_core.weights import fill, load_state
+
+from .checkpoint import Checkpoints, read_checkpoint
+from .config import RUNTIME_FIELDS, Phase, to_dict
+from .data import Batch, Feed
+from .journal import Journal
+from .licences import stated_licences
+from .optim import build_optimiser, learning_rate, set_learning_rate
+from .pictures import Pictures, list_sources
+from .stage import Check, Objective, Stage, Step, Validator
+
+REPORT_SECONDS = 30.0
+_SHEET_HEIGHT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is told beside its config: places, limits, and how the machine is used."""
+
+    out: Path
+    data: Sequence[Path]
+    val: Sequence[Path]
+    time_limit: float = math.inf
+    """Seconds after which the run saves and ends."""
+    init: Path | None = None
+    """Weights or checkpoint to start a new run from."""
+    align: bool = False
+    store: Path | None = None
+    workers: int = 1
+    memory: int = 1 << 30
+    """Bytes of decoded pictures to keep, over all workers."""
+    cpu: bool = False
+    licence: str = ""
+    command: str = ""
+    stop_after: float = math.inf
+    """Images after which the run saves and ends."""
+
+
+@dataclass(slots=True)
+class Position:
+    """How far a run is."""
+
+    phase: int = 0
+    seen: int = 0
+    """Images of this phase."""
+    total: int = 0
+    """Images of all phases."""
+    steps: int = 0
+    skipped: int = 0
+    """Steps left out because a gradient was not finite."""
+    skipped_in_a_row: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened since the last report."""
+
+    began: float = field(default_factory=time.monotonic)
+    images: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    """A term may be computed every k steps only, or have been left out."""
+    waited: float = 0.0
+
+    def add(self, name: str, value: Tensor) -> None:
+        value = value.float()
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+
+class Run:
+    """The state of a training run and one step of it.
+
+    Args:
+        name: METHOD.STAGE and the config's name, as the checkpoint records them.
+        stage: what is trained.
+        options: places and limits.
+        journal: hears what happens.
+    """
+
+    def __init__(self, name: tuple[str, str], stage: Stage, options: Options, journal: Journal | None = None) -> None:
+        self.name, self.stage, self.config, self.options = name, stage, stage.config, options
+        self.accelerator = Accelerator(mixed_precision=self.config.precision, cpu=options.cpu)
+        self.device = self.accelerator.device
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.journal = journal or Journal(options.out, main=self.accelerator.is_main_process)
+        self.checkpoints = Checkpoints(options.out)
+        self._check_config()
+        torch.manual_seed(self.config.seed)
+        self.nets = stage.networks()
+        if options.init is not None:
+            self._start_from(options.init)
+        for net in self.nets.values():
+            net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for net in stage.frozen.values():
+            net.to(self.device).eval().requires_grad_(False)
+        self.objectives = stage.objectives()
+        self.position = Position()
+        self.figures: dict[str, Any] = {}
+        self.bad: dict[str, str] = {}
+        self.data_facts: dict[str, Any] = {}
+        self.averages = {
+            key: copy.deepcopy(self.nets[key]).eval().requires_grad_(False)
+            for key in (stage.averaged if self.config.ema else ())
+        }
+        self.optimisers = {
+            objective.name: build_optimiser(
+                [self.nets[key] for key in objective.trains], self.config, stage.pixel_layers
+            )
+            for objective in self.objectives
+        }
+        # What a stage froze when it built its networks stays frozen.
+        self._trainable = {key: [w for w in net.parameters() if w.requires_grad] for key, net in self.nets.items()}
+        self._wrapped: dict[str, nn.Module] = {}
+        self._stepping: dict[str, Any] = {}
+
+    def _check_config(self) -> None:
+        terms = set(self.stage.terms)
+        for phase in self.config.phases:
+            if unknown := sorted(set(phase.weights) - terms):
+                raise SettingsError(
+                    f"Phase {phase.name} weighs losses that {self.stage.title} does not have: {', '.join(unknown)}",
+                    found=f"expected {', '.join(sorted(terms))}",
+                    kept="Nothing was started",
+                    todo="Mend the weights of the phase",
+                )
+            if phase.batch % (self.world * self.config.accumulate):
+                raise SettingsError(
+                    f"Cannot split the batch of phase {phase.name}",
+                    found=f"batch is {phase.batch}, expected a multiple of {self.world} processes times "
+                    f"{self.config.accumulate} accumulated parts",
+                    kept="Nothing was started",
+                    todo="Change batch, accumulate or the number of processes",
+                )
+
+    # State
+
+    def state(self) -> dict[str, Any]:
+        """Return everything a checkpoint holds."""
+        scaler = self.accelerator.scaler
+        return {
+            "stage": self.name[0],
+            "config_name": self.name[1],
+            "config": to_dict(self.config),
+            "networks": {key: net.state_dict() for key, net in self.nets.items()},
+            "averages": {key: net.state_dict() for key, net in self.averages.items()},
+            "optimisers": {key: optimiser.state_dict() for key, optimiser in self.optimisers.items()},
+            "scaler": scaler.state_dict() if scaler is not None else {},
+            "position": {key: getattr(self.position, key) for key in Position.__slots__},
+            "figures": self.figures,
+            "bad": self.bad,
+            "command": self.options.command,
+            "data": self.data_facts,
+        }
+
+    def resume(self) -> bool:
+        """Continue from the newest whole checkpoint; say whether there was one.
+
+        Raises:
+            SettingsError: it belongs to another stage or config.
+            WeightsError: none is whole.
+        """
+        state = self.checkpoints.load(self.journal.note)
+        if state is None:
+            return False
+        self._require_same(state)
+        for key, net in self.nets.items():
+            net.load_state_dict(state["networks"][key])
+        for key, net in self.averages.items():
+            net.load_state_dict(state["averages"][key])
+        for key, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][key])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.position = Position(**state["position"])
+        self.figures, self.bad = state["figures"], state["bad"]
+        if self.data_facts and state["data"].get("fingerprint") != self.data_facts["fingerprint"]:
+            before, now = state["data"].get("pictures"), self.data_facts["pictures"]
+            self.journal.note(f"The training pictures changed since the last checkpoint: {before} then, {now} now")
+        return True
+
+    def _require_same(self, state: dict[str, Any]) -> None:
+        now, then = to_dict(self.config), state["config"]
+        changed = [
+            f"{key} was {then.get(key)!r} and is {now.get(key)!r}"
+            for key in sorted({*now, *then} - set(RUNTIME_FIELDS))
+            if now.get(key) != then.get(key)
+        ]
+        if state["stage"] != self.name[0]:
+            changed.insert(0, f"the stage was {state['stage']} and is {self.name[0]}")
+        if changed:
+            raise SettingsError(
+                f"Cannot continue the run in {self.options.out}",
+                found="; ".join(changed),
+                kept="Its checkpoints are unchanged",
+                todo="Run the command it was started with, or name another --out (with --init to start from its "
+                "weights)",
+            )
+
+    def _start_from(self, path: Path) -> None:
+        """Start with the weights of a file: exported weights for the exported network, or a checkpoint's averages."""
+        if path.suffix == ".pt":
+            state = read_checkpoint(path)
+            for key, net in self.nets.items():
+                fill(net, state["averages"].get(key, state["networks"].get(key, {})), what=f"{key} of {path.name}")
+        else:
+            key = self.stage.exported
+            fill(self.nets[key], load_state(path), what=f"{key} of {self.stage.title}")
+
+    # A step
+
+    def prepare(self) -> None:
+        """Hand networks and optimisers to accelerate; call it once, after weights are in place."""
+        for key, net in self.nets.items():
+            run = torch.compile(net) if self.config.compile else net
+            self._wrapped[key] = self.accelerator.prepare(run)  # type: ignore[assignment]
+        for key, optimiser in self.optimisers.items():
+            self._stepping[key] = self.accelerator.prepare(optimiser)
+
+    def step(self, feed: Feed, phase: Phase, tally: Tally) -> None:
+        """Take one step of every objective on one batch.
+
+        Raises:
+            TrainError: too many steps in a row had a gradient that is not finite.
+        """
+        parts = [feed.next() for _ in range(self.config.accumulate)]
+        kept: list[dict[str, Tensor]] = [{} for _ in parts]
+        # Both the step's own generator and the global one, which dropout and the like draw from.
+        number = self._noise_seed()
+        generator = torch.Generator(self.device).manual_seed(number)
+        torch.manual_seed(number)
+        failed: list[str] = []
+        for objective in self.objectives:
+            if objective.needs and not phase.weights.get(objective.needs):
+                continue
+            steps = [Step(phase, self.position.seen, self.position.steps, generator, memory) for memory in kept]
+            if not self._follow(objective, phase, parts, steps, tally):
+                failed.append(objective.name)
+        self.position.seen += phase.batch
+        self.position.total += phase.batch
+        self.position.steps += 1
+        tally.images += phase.batch
+        if failed:
+            self._count_skipped(failed)
+        else:
+            self.position.skipped_in_a_row = 0
+            self._average(phase)
+
+    def _noise_seed(self) -> int:
+        text = f"{self.config.seed} {self.position.phase} {self.position.seen} {self.rank}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+    def _follow(self, objective: Objective, phase: Phase, parts: list[Batch], steps: list[Step], tally: Tally) -> bool:
+        """Follow the gradient of one objective; say whether it was finite."""
+        # Networks that this objective does not train run bare: no gradient is computed or exchanged for them.
+        nets = {key: self._wrapped[key] if key in objective.trains else net for key, net in self.nets.items()}
+        for key, net in self.nets.items():
+            net.train()
+            for weight in self._trainable[key]:
+                weight.requires_grad_(key in objective.trains)
+        optimiser = self._stepping[objective.name]
+        optimiser.zero_grad(set_to_none=True)
+        said: list[tuple[str, Tensor]] = []
+        for index, (batch, step) in enumerate(zip(parts, steps, strict=True)):
+            with contextlib.ExitStack() as waits:
+                if index < len(parts) - 1:
+                    for key in objective.trains:
+                        waits.enter_context(self.accelerator.no_sync(self._wrapped[key]))
+                with self.accelerator.autocast():
+                    terms = objective.loss(nets, batch, step)
+                said += [(term, value.detach()) for term, value in terms.items()]
+                self.accelerator.backward(weigh(phase, terms) / len(parts))
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.unscale_(self.optimisers[objective.name])
+        weights = [weight for key in objective.trains for weight in self._trainable[key]]
+        norm = torch.nn.utils.clip_grad_norm_(weights, self.config.clip or math.inf)
+        finite = bool(norm.isfinite())
+        set_learning_rate(self.optimisers[objective.name], objective.lr * learning_rate(phase, self.position.seen))
+        if finite or self.accelerator.scaler is not None:
+            optimiser.step()  # a loss scaler must see the bad gradient: it leaves the step out and lowers its scale
+        if finite:
+            for term, value in said:
+                tally.add(term, value)
+        return finite
+
+    def _count_skipped(self, names: list[str]) -> None:
+        self.position.skipped += 1
+        self.position.skipped_in_a_row += 1
+        if self.accelerator.scaler is None or self.position.skipped_in_a_row > 1:
+            self.journal.note(
+                f"The gradient of {', '.join(names)} was not finite at image {self.position.total}: step left out "
+                f"({self.position.skipped} so far)"
+            )
+        if self.position.skipped_in_a_row >= self.config.bad_steps:
+            saved = self.save()
+            raise TrainError(
+                f"Training of {self.name[0]} stopped",
+                found=f"{self.position.skipped_in_a_row} steps in a row had a gradient that is not finite",
+                kept=f"The state before them is in {saved}" if saved else "The state before them was saved",
+                todo="Lower lr or the clip, look at the pictures named in the log, or use --set precision=no",
+            )
+
+    @torch.no_grad()
+    def _average(self, phase: Phase) -> None:
+        """Move the averages towards the weights.
+
+        Half of what they hold is younger than `ema` images, or than a twelfth of the run while it is young.
+        """
+        half_life = min(self.config.ema, self.position.total / 12)
+        decay = 0.5 ** (phase.batch / max(half_life, 1e-8))
+        for key, average in self.averages.items():
+            for slow, fast in zip(average.parameters(), self.nets[key].parameters(), strict=True):
+                slow.lerp_(fast, 1 - decay)
+            for slow, fast in zip(average.buffers(), self.nets[key].buffers(), strict=True):
+                slow.copy_(fast)
+
+    def judged(self) -> dict[str, nn.Module]:
+        """Return the networks to validate and export: the averages where they are kept."""
+        return {key: self.averages.get(key, net).eval() for key, net in self.nets.items()}
+
+    def save(self) -> Path | None:
+        """Write a checkpoint, in the first process; the others go on and wait at their next exchange."""
+        if self.accelerator.is_main_process:
+            return self.checkpoints.save(self.state(), self.position.total)
+        return None
+
+
+def weigh(phase: Phase, terms: dict[str, Tensor]) -> Tensor:
+    """Return the weighted sum of an objective's terms.
+
+    Raises:
+        SettingsError: the phase gives a term no weight, so that nothing would be learnt from it.
+    """
+    if missing := sorted(terms.keys() - phase.weights.keys()):
+        raise SettingsError(
+            f"Phase {phase.name} does not weigh {', '.join(missing)}",
+            found=f"it weighs {', '.join(phase.weights) or 'nothing'}; expected a weight for each loss it computes",
+            kept="Nothing was learnt from it",
+            todo=f"Add the weight: --set phases.{phase.name}.weights.{missing[0]}=1",
+        )
+    return torch.stack([phase.weights[term] * value.float() for term, value in terms.items()]).sum()
+
+
+def train(name: tuple[str, str], stage: Stage, options: Options) -> Literal["done", "time limit", "interrupted"]:
+    """Train until the phases are through, the time is up, or somebody interrupts; in each case a checkpoint is kept.
+
+    Raises:
+        BfrError: what it was given cannot be used, or the run cannot go on.
+    """
+    run = Run(name, stage, options)
+    pictures, held_out = open_data(run)
+    journal = run.journal
+    resumed = run.resume()
+    run.prepare()
+    journal.write_once("config.json", {"stage": name[0], "config": name[1], **to_dict(run.config)})
+    validator = stage.validator(held_out) if run.accelerator.is_main_process else None
+    place = f"{run.world} x {run.device}, {run.config.precision if run.config.precision != 'no' else 'float32'}"
+    journal.note(
+        f"{name[0]} {name[1]}: {len(pictures)} pictures, {len(held_out)} held out, {place}, "
+        + (f"continuing after {run.position.total} images" if resumed else "from the beginning")
+    )
+    if validator is not None and not resumed:
+        journal.write({"baseline": dict(validator.baseline)})
+        run.figures["input"] = dict(validator.baseline)
+    with _interruptible() as interrupted:
+        try:
+            return _phases(run, pictures, validator, interrupted)
+        finally:
+            journal.close()
+
+
+def open_data(run: Run) -> tuple[Pictures, Pictures]:
+    """Open the training and the held-out pictures, and note what they are.
+
+    Raises:
+        InputMediaError: a place is missing or empty, or a licence list leaves pictures out.
+    """
+    options = run.options
+    memory = options.memory // max(options.workers, 1)
+    pictures, held_out = (
+        run.stage.pictures(places, align=options.align, store=options.store, memory=memory)
+        for places in (options.data, options.val)
+    )
+    licences = {place: stated_licences(list_sources([place]), place) for place in options.data}
+    names = "\n".join(source.name for source in pictures.sources)
+    run.data_facts = {
+        "places": [f"{place.parent.name}/{place.name}" for place in options.data],
+        "pictures": len(pictures),
+        "licences": options.licence or "; ".join(dict.fromkeys(filter(None, licences.values()))),
+        "unlicensed": [] if options.licence else [str(place) for place, text in licences.items() if not text],
+        "fingerprint": hashlib.sha256(names.encode()).hexdigest(),
+    }
+    if run.data_facts["unlicensed"]:
+        run.journal.note(
+            "No licence is stated for the pictures in "
+            f"{', '.join(run.data_facts['unlicensed'])}: export will ask for it (--licence states it)"
+        )
+    return pictures, held_out
+
+
+def _phases(run: Run, pictures: Pictures, validator: Validator | None, interrupted: list[int]) -> Any:
+    began = saved = time.monotonic()
+    while run.position.phase < len(run.config.phases):
+        phase = run.config.phases[run.position.phase]
+        feed = Feed(
+            run.stage.examples(pictures, phase),
+            start=run.position.seen,
+            batch=phase.batch,
+            parts=run.config.accumulate,
+            rank=run.rank,
+            world=run.world,
+            workers=run.options.workers,
+            device=run.device,
+        )
+        tally = Tally()
+        try:
+            while run.position.seen < phase.images:
+                before = run.position.total
+                run.step(feed, phase, tally)
+                _count_bad(run, feed, len(pictures))
+                now = time.monotonic()
+                through = run.position.seen >= phase.images
+                ends = now - began > run.options.time_limit or run.position.total >= run.options.stop_after
+                ends = _agree(run, ends or bool(interrupted))
+                if now - tally.began > REPORT_SECONDS or ends or through:
+                    _report(run, phase, feed, tally)
+                    tally = Tally(waited=feed.waited)
+                every = run.config.validate_images
+                if through or (before // every != run.position.total // every and not ends):
+                    _validate(run, validator)
+                    tally.began += time.monotonic() - now
+                if ends or now - saved > 60 * run.config.save_minutes:
+                    run.save()
+                    saved = time.monotonic()
+                if ends:
+                    done = "interrupted" if interrupted else "time limit"
+                    run.journal.note(f"Ended ({done}) after {run.position.total} images; the same command continues")
+                    return done
+        finally:
+            feed.close()
+        run.position.phase, run.position.seen = run.position.phase + 1, 0
+        run.save()
+    run.journal.note(f"Done: {run.position.total} images, {run.position.skipped} steps left out, {len(run.bad)} bad")
+    return "done"
+
+
+def _agree(run: Run, ends: bool) -> bool:
+    """End in all processes at the same step or in none."""
+    if run.world == 1:
+        return ends
+    if ends:
+        run.accelerator.set_trigger()
+    return run.accelerator.check_trigger()
+
+
+def _count_bad(run: Run, feed: Feed, pictures: int) -> None:
+    """Name each picture that could not be used, once, and end where there are too many."""
+    for name in feed.bad.keys() - run.bad.keys():
+        run.bad[name] = feed.bad[name]
+        run.journal.note(f"Bad picture {len(run.bad)}: {feed.bad[name]}")
+    most = max(int(run.config.bad_images * pictures), 1)
+    if len(run.bad) > most:
+        saved = run.save()
+        raise TrainError(
+            f"Training of {run.name[0]} stopped: too many bad pictures",
+            found=f"{len(run.bad)} of {pictures} cannot be used, expected at most {most}: "
+            f"{', '.join(sorted(run.bad)[:5])}{' and more, all named in the log' if len(run.bad) > 5 else ''}",
+            kept=f"The run so far is in {saved}" if saved else "The run so far was saved",
+            todo="Remove or repair them, or allow more with --set bad_images=0.1",
+        )
+
+
+def _report(run: Run, phase: Phase, feed: Feed, tally: Tally) -> None:
+    spent = time.monotonic() - tally.began
+    rate = tally.images / max(spent, 1e-9)
+    waiting = (feed.waited - tally.waited) / max(spent, 1e-9)
+    losses = {name: value.item() / tally.counts[name] for name, value in tally.sums.items()}
+    left = (phase.images - run.position.seen) / max(rate, 1e-9) / 60
+    entry = {
+        "phase": phase.name,
+        "seen": run.position.seen,
+        "total": run.position.total,
+        "images_per_second": round(rate, 2),
+        "waiting": round(waiting, 3),
+        "lr": learning_rate(phase, run.position.seen),
+        **{name: float(f"{value:.5g}") for name, value in losses.items()},
+    }
+    if run.device.type == "cuda":
+        entry["gpu_gib"] = round(torch.cuda.max_memory_allocated(run.device) / 2**30, 2)
+    run.journal.write(entry)
+    run.journal.scalars({f"loss/{key}": value for key, value in losses.items()}, run.position.total)
+    run.journal.scalars(
+        {"run/images_per_second": rate, "run/waiting": waiting, "run/lr": entry["lr"]}, run.position.total
+    )
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    run.journal.say(
+        f"{phase.name} {run.position.seen:,}/{phase.images:,}  {rate:.2f} images/s  {max(left, 0):.0f} min left  "
+        f"waiting {100 * waiting:.0f} %  {shown}"
+    )
+
+
+def _validate(run: Run, validator: Validator | None) -> None:
+    if validator is not None:
+        check: Check = validator.run(run.judged())
+        figures = {key: round(value, 4) for key, value in check.figures.items()}
+        run.figures["validation"] = figures
+        run.figures["validated_at"] = run.position.total
+        run.journal.write({"total": run.position.total, "validation": figures})
+        run.journal.scalars({f"validation/{key}": value for key, value in figures.items()}, run.position.total)
+        run.journal.say("validation  " + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+        if check.rows:
+            rows = [row(images, _SHEET_HEIGHT) for images in check.rows]
+            text = [f"{run.name[0]}, {run.position.total} images: {validator.columns}"]
+            run.journal.sheet(stack([caption(text, max(part.shape[1] for part in rows)), *rows]), run.position.total)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Collect Ctrl-C and termination so that a step ends and is saved; a second one ends at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    try:
+        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        old = {}
+    try:
+        yield caught
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""The training stages, one module each; every one declares its `STAGE`."""
