@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from bfr_core.degrade.chain import degrade, draw
+from bfr_core.degrade.chain import degrade, draw, truth_of
 from bfr_core.degrade.presets import MILD, DegradePreset, get_preset
 
 from .config import STRICT, Phase, Share, TrainConfig
@@ -88,7 +88,8 @@ class FacePairs(Examples):
         if rng.random() < 0.05:
             image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         preset = MILD if rng.random() < self.mild else self.preset
-        low = degrade(image, draw(preset, int(rng.integers(2**62))))
+        params = draw(preset, int(rng.integers(2**62)))
+        low, image = degrade(image, params), truth_of(image, params)
         margin = (image.shape[0] - self.crop) // 2
         inside = slice(margin, margin + self.crop)
         return {"low": low[inside, inside], "truth": image[inside, inside], "enlarged": np.array(enlarged)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bfr_core.degrade.chain import degrade, draw
+from bfr_core.degrade.chain import degrade, draw, truth_of
 from bfr_core.degrade.presets import DegradePreset
 from bfr_core.faces.identity import FaceRecogniser, embed
 from bfr_core.media.sheets import to_bytes
@@ -43,8 +44,11 @@ class RestoreValidator(Validator):
     ) -> None:
         chosen = range(0, len(pictures), max(len(pictures) // limit, 1))[:limit]
         images = [fit(pictures[index], size) for index in chosen]
-        self.truth = torch.stack([_tensor(image) for image in images])
-        self.low = torch.stack([_tensor(degrade(image, draw(preset, seed))) for seed, image in enumerate(images)])
+        drawn = [draw(preset, seed) for seed in range(len(images))]
+        self.truth, self.low = (
+            torch.stack([_tensor(change(image, params)) for image, params in zip(images, drawn, strict=True)])
+            for change in (truth_of, degrade)
+        )
         self.restore, self.recogniser = restore, recogniser
         self._identity: Tensor | None = None
         self.baseline = self.measure(self.low)
@@ -74,8 +78,8 @@ class RestoreValidator(Validator):
         return Check(self.measure(faces), rows)
 
 
-def _tensor(image: object) -> Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1).float() / 255  # type: ignore[arg-type]
+def _tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 255
 
 
 @torch.no_grad()

@@ -100,7 +100,7 @@ class IrnStage(Stage[IrnConfig]):
         output = nets["net"](batch["low"])
         terms = {"l1": losses.l1(output, batch["truth"], batch["enlarged"])}
         if step.weight("identity"):
-            terms["identity"] = losses.identity(self.recogniser, output.clamp(0, 1), batch["truth"])
+            terms["identity"] = losses.identity(self.recogniser, output, batch["truth"])
         return terms
 
     def examples(self, pictures: Pictures, phase: Phase) -> Examples:
