@@ -6,6 +6,8 @@ what was expected, what is kept, and what to do next.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class BfrError(Exception):
     """Base of every error raised on purpose.
@@ -24,8 +26,16 @@ class BfrError(Exception):
         self.kept = kept
         self.todo = todo
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross to another process whole: by itself an exception is rebuilt from `args` alone."""
+        return _rebuild, (type(self), *self.args)
+
     def __str__(self) -> str:
         return " ".join(f"{part.rstrip('. ')}." for part in (self.what, self.found, self.kept, self.todo))
+
+
+def _rebuild(kind: type[BfrError], what: str, found: str, kept: str, todo: str) -> BfrError:
+    return kind(what, found=found, kept=kept, todo=todo)
 
 
 class InputMediaError(BfrError):

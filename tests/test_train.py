@@ -20,7 +20,7 @@ from skimage.data import astronaut
 from train_stages import TinyConfig, TinyStage, config, tiny
 
 import train.__main__ as command
-from bfr_core.errors import BfrError, InputMediaError, SettingsError, TrainError, WeightsError
+from bfr_core.errors import InputMediaError, SettingsError, TrainError, WeightsError
 from bfr_core.weights import load_state
 from train import export as exporting
 from train.checkpoint import Checkpoints, read_checkpoint
@@ -425,13 +425,14 @@ def test_row59_wrong_sizes_say_so(tmp_path):
             pictures[index]
 
 
-def test_row59_when_no_picture_is_usable_the_run_ends(tmp_path, faces):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_row59_when_no_picture_is_usable_the_run_ends(tmp_path, faces, workers):
     data = tmp_path / "data"
     data.mkdir()
     for index in range(3):
         (data / f"{index}.png").write_bytes(b"nothing")
-    with pytest.raises(BfrError, match=r"\.png"):
-        run_training(NAME, tiny(), options(data, tmp_path / "run", val=[faces]))
+    with pytest.raises(InputMediaError, match=r"\.png"):
+        run_training(NAME, tiny(), options(data, tmp_path / "run", val=[faces], workers=workers))
 
 
 def test_row59_empty_and_missing_folders_are_named(tmp_path):
@@ -543,7 +544,7 @@ def test_each_objective_moves_only_its_own_networks(faces, tmp_path):
 
     for phase, critic in zip(run.config.phases, (False, True), strict=True):
         feed = Feed(
-            stage.examples(stage.pictures([faces], align=False, store=None, memory=1 << 24), phase),
+            stage.examples(stage.pictures([faces], held=False, align=False, store=None, memory=1 << 24), phase),
             start=0,
             batch=4,
             workers=0,

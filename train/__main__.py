@@ -108,10 +108,10 @@ def _train(stage: type[Stage], name: str, arguments: Sequence[str]) -> int:
     config = load_config(args.config, stage.configs, args.set)
     files = {need: getattr(args, need) for need in stage.needs if getattr(args, need) is not None}
     for need, path in files.items():
-        if not path.is_file():
+        if not path.exists():
             raise SettingsError(
                 f"Cannot use --{need} {path}",
-                found="no such file",
+                found="nothing of that name",
                 kept="Nothing was started",
                 todo=f"Give the {stage.needs[need].help}",
             )

@@ -90,6 +90,25 @@ class Checkpoints:
             ) from error
 
 
+def read_newest(place: Path) -> dict[str, Any]:
+    """Read a checkpoint, or the newest whole one of the run in a folder.
+
+    Raises:
+        WeightsError: there is none, or it is damaged.
+    """
+    if not place.is_dir():
+        return read_checkpoint(place)
+    state = Checkpoints(place).load(lambda text: None)
+    if state is None:
+        raise WeightsError(
+            f"Cannot use the run in {place}",
+            found="it holds no checkpoints; expected the --out folder of a run",
+            kept="Nothing was changed",
+            todo="Name the run's folder or one of its .pt files",
+        )
+    return state
+
+
 def read_checkpoint(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
     """Read one checkpoint onto the CPU.
 

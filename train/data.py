@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -17,35 +17,47 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bfr_core.errors import InputMediaError
+from bfr_core.errors import BfrError, InputMediaError
 
 from .pictures import Pictures
 
 Batch = dict[str, Tensor]
 _REDRAWS = 50
+P = TypeVar("P", bound=Pictures)
+T = TypeVar("T")
 
 
-class Examples(Dataset, ABC):
-    """Training examples by number; a stage says in `make` what one is.
+class Examples(Dataset, ABC, Generic[P]):
+    """Training examples by number; a stage says in `example` what one is."""
 
-    A picture that cannot be used is replaced by the next drawn for the same example, and named.
-    """
-
-    def __init__(self, pictures: Pictures, seed: int) -> None:
+    def __init__(self, pictures: P, seed: int) -> None:
         self.pictures, self.seed = pictures, seed
 
     @abstractmethod
-    def make(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-        """Turn one picture into an example: arrays by name; (H, W, 3) uint8 ones arrive as (B, 3, H, W) in [0, 1]."""
+    def example(self, index: int, rng: np.random.Generator, bad: dict[str, str]) -> dict[str, Any]:
+        """Make one example: arrays by name; (H, W, 3) uint8 ones arrive as (B, 3, H, W) in [0, 1].
+
+        Args:
+            index: its number.
+            rng: decides everything random about it.
+            bad: takes pictures that could not be used, with the reason; `drawn` fills it.
+        """
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], dict[str, str]]:
         """Return example `index`, and for each picture that could not be used why."""
-        rng = np.random.Generator(np.random.PCG64([self.seed, index]))
         bad: dict[str, str] = {}
+        return self.example(index, np.random.Generator(np.random.PCG64([self.seed, index])), bad), bad
+
+    def drawn(self, rng: np.random.Generator, bad: dict[str, str], read: Callable[[int], T]) -> T:
+        """Draw a picture and return what `read` makes of its number; one that cannot be used is named, the next drawn.
+
+        Raises:
+            InputMediaError: none of many drawn in a row could be used.
+        """
         for _ in range(_REDRAWS):
             which = self.pictures.pick(rng)
             try:
-                return self.make(self.pictures[which], rng), bad
+                return read(which)
             except InputMediaError as error:
                 bad[self.pictures.sources[which].name] = str(error)
         raise InputMediaError(
@@ -54,6 +66,19 @@ class Examples(Dataset, ABC):
             kept="The last checkpoint is kept",
             todo="Look at the pictures named in the log",
         )
+
+
+class _Careful(Dataset):
+    """Hand an error of ours over as data: across processes torch would rebuild it as a RuntimeError full of traces."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.examples[index]
+        except BfrError as error:
+            return error
 
 
 class _Order(Sampler[int]):
@@ -70,8 +95,10 @@ class _Order(Sampler[int]):
             first += self.batch
 
 
-def collate(items: Sequence[tuple[dict[str, Any], dict[str, str]]]) -> tuple[Batch, dict[str, str]]:
-    """Stack examples; what could not be used is merged."""
+def collate(items: Sequence[Any]) -> tuple[Batch, dict[str, str]] | BfrError:
+    """Stack examples and merge what could not be used; an error among them stands for the batch."""
+    if error := next((item for item in items if isinstance(item, BfrError)), None):
+        return error
     bad = {name: reason for _, reasons in items for name, reason in reasons.items()}
     columns = {key: np.stack([item[key] for item, _ in items]) for key in items[0][0]}
     return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in columns.items()}, bad
@@ -124,7 +151,7 @@ class Feed:
         self.waited = 0.0
         self.bad: dict[str, str] = {}
         loader = DataLoader(
-            examples,
+            _Careful(examples),
             batch_size=batch // world // parts,
             sampler=_Order(start, batch, rank, world),
             num_workers=workers,
@@ -141,11 +168,14 @@ class Feed:
         """Return the next part of a batch.
 
         Raises:
-            InputMediaError: no usable picture could be drawn.
+            BfrError: an example could not be made.
         """
         began = time.monotonic()
-        batch, bad = next(self._batches)
+        made = next(self._batches)
         self.waited += time.monotonic() - began
+        if isinstance(made, BfrError):
+            raise made
+        batch, bad = made
         self.bad |= bad
         return prepare(batch, self.device)
 

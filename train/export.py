@@ -16,7 +16,7 @@ from bfr_core.errors import SettingsError
 from bfr_core.media.atomic import publish
 from bfr_core.weights import Card, sha256_of
 
-from .checkpoint import Checkpoints, read_checkpoint
+from .checkpoint import read_newest
 from .stage import find_stage
 
 
@@ -70,7 +70,7 @@ def export(
             kept="Nothing was written",
             todo="Name the output something.safetensors",
         )
-    state = _newest(checkpoint) if checkpoint.is_dir() else read_checkpoint(checkpoint)
+    state = read_newest(checkpoint)
     facts = state["data"]
     licence = licence or ("" if facts["unlicensed"] else facts["licences"])
     if not licence:
@@ -87,7 +87,7 @@ def export(
     words = images or f"{facts['pictures']} pictures of {', '.join(facts['places'])}"
     return write_weights(
         target,
-        state["averages"].get(stage.exported) or state["networks"][stage.exported],
+        stage.shipped(state["averages"].get(stage.exported) or state["networks"][stage.exported]),
         dtype=dtype,
         method=stage.method,
         config=state["config_name"],
@@ -98,15 +98,3 @@ def export(
         metrics=figures,
         weaknesses=weaknesses or stage.weaknesses,
     )
-
-
-def _newest(folder: Path) -> dict[str, Any]:
-    state = Checkpoints(folder).load(lambda text: None)
-    if state is None:
-        raise SettingsError(
-            f"Cannot export from {folder}",
-            found="it holds no checkpoints; expected the --out folder of a run",
-            kept="Nothing was written",
-            todo="Name the run's folder or one of its .pt files",
-        )
-    return state

@@ -25,7 +25,7 @@ from bfr_core.errors import SettingsError, TrainError
 from bfr_core.media.sheets import caption, row, stack
 from bfr_core.weights import fill, load_state
 
-from .checkpoint import Checkpoints, read_checkpoint
+from .checkpoint import Checkpoints, read_newest
 from .config import RUNTIME_FIELDS, Phase, to_dict
 from .data import Batch, Feed
 from .journal import Journal
@@ -109,6 +109,7 @@ class Run:
         self.device = self.accelerator.device
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.journal = journal or Journal(options.out, main=self.accelerator.is_main_process)
+        stage.say = self.journal.note
         self.checkpoints = Checkpoints(options.out)
         self._check_config()
         torch.manual_seed(self.config.seed)
@@ -224,8 +225,8 @@ class Run:
 
     def _start_from(self, path: Path) -> None:
         """Start with the weights of a file: exported weights for the exported network, or a checkpoint's averages."""
-        if path.suffix == ".pt":
-            state = read_checkpoint(path)
+        if path.is_dir() or path.suffix == ".pt":
+            state = read_newest(path)
             for key, net in self.nets.items():
                 fill(net, state["averages"].get(key, state["networks"].get(key, {})), what=f"{key} of {path.name}")
         else:
@@ -403,8 +404,8 @@ def open_data(run: Run) -> tuple[Pictures, Pictures]:
     options = run.options
     memory = options.memory // max(options.workers, 1)
     pictures, held_out = (
-        run.stage.pictures(places, align=options.align, store=options.store, memory=memory)
-        for places in (options.data, options.val)
+        run.stage.pictures(places, held=held, align=options.align, store=options.store, memory=memory)
+        for places, held in ((options.data, False), (options.val, True))
     )
     licences = {place: stated_licences(list_sources([place]), place) for place in options.data}
     names = "\n".join(source.name for source in pictures.sources)

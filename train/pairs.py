@@ -51,7 +51,7 @@ class RestoreConfig(TrainConfig):
         return found if self.colour else found.without_colour()
 
 
-class FacePairs(Examples):
+class FacePairs(Examples[Pictures]):
     """Draw `low`, `truth` and whether the truth was `enlarged` from a smaller picture.
 
     Args:
@@ -72,7 +72,8 @@ class FacePairs(Examples):
         super().__init__(pictures, seed)
         self.preset, self.size, self.crop, self.mild = preset, size, crop, mild
 
-    def make(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    def example(self, index: int, rng: np.random.Generator, bad: dict[str, str]) -> dict[str, Any]:
+        image = self.drawn(rng, bad, self.pictures.__getitem__)
         enlarged = image.shape[0] < self.size
         image = fit(image, self.size)
         if self.crop < self.size:

@@ -129,7 +129,8 @@ class Pictures:
     ) -> None:
         self.sources = list_sources(places)
         weights = np.array([_weight(source, folder_weights or {}) for source in self.sources], np.float64)
-        self._cumulative = np.cumsum(weights) / weights.sum()
+        cumulative = np.cumsum(weights)
+        self._cumulative = cumulative / cumulative[-1]
         self._align, self._store, self._memory = align, store, memory
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0

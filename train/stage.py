@@ -123,6 +123,18 @@ class Stage(ABC, Generic[C]):
     def __init__(self, config: C, files: Mapping[str, Path]) -> None:
         self.config, self.files = config, files
         self.frozen: dict[str, nn.Module] = {}
+        """Networks that losses look through: moved to the device, never trained."""
+        self.say: Callable[[str], None] = lambda text: None
+        """Tells the run's journal what a stage does that takes time."""
+
+    @classmethod
+    def shipped(cls, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return trained weights of the exported network as a restorer loads them.
+
+        Raises:
+            SettingsError: they cannot be used by themselves; the message says what to do.
+        """
+        return weights
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
@@ -132,8 +144,8 @@ class Stage(ABC, Generic[C]):
     def objectives(self) -> tuple[Objective, ...]:
         """Return the losses, in the order a step takes them."""
 
-    def pictures(self, places: Sequence[Path], *, align: bool, store: Path | None, memory: int) -> Pictures:
-        """Open training or held-out pictures; a stage whose pictures carry labels reads those too."""
+    def pictures(self, places: Sequence[Path], *, held: bool, align: bool, store: Path | None, memory: int) -> Pictures:
+        """Open the pictures to learn from, or the held-out ones; a stage whose pictures carry labels reads those."""
         weights = getattr(self.config, "folder_weights", None)
         return Pictures(places, folder_weights=weights, align=align, store=store, memory=memory)
 

@@ -5,92 +5,25 @@ Everything random about the n-th picture comes from its own seed, so the n-th is
 
 from __future__ import annotations
 
-import json
 import math
-import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from .data import list_images, read_rgb
+from bfr_core.errors import InputMediaError, SettingsError
+from bfr_core.faces.backends.embedded import MIRRORED_POINTS
+from bfr_core.networks.face_detector import STRIDES
+
+from ..data import Examples
+from .labelled import Labelled, LabelledPictures
+from .photograph import light, photograph
 from .textures import texture
 
-POINTS_FLIPPED = [1, 0, 2, 4, 3]
-"""Order of the five points after a mirror: left and right are the viewer's."""
 MAX_FACES = 16
-_LEVELS = 5
-"""Halvings kept of every picture, so that shrinking it never aliases."""
-
-
-@dataclass(slots=True)
-class Labelled:
-    """A picture with its faces, at several sizes."""
-
-    name: str
-    pyramid: list[np.ndarray]
-    """(H, W, 3) uint8 RGB, each half the size of the one before."""
-    boxes: np.ndarray
-    """(F, 4) x, y, w, h in pixels of the largest."""
-    points: np.ndarray
-    """(F, 5, 2)."""
-    weight: float = 1.0
-
-
-def held_out(name: str) -> bool:
-    """Whether the scene called `name` (relative to the scenes folder) is in the held-out tenth."""
-    return zlib.crc32(name.encode()) % 10 == 0
-
-
-def _pyramid(image: np.ndarray) -> list[np.ndarray]:
-    levels = [image]
-    while len(levels) < _LEVELS and min(levels[-1].shape[:2]) >= 16:
-        levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
-    return levels
-
-
-def read_scenes(folder: Path, *, held: bool) -> list[Labelled]:
-    """Read the scenes of one side of the split, with the labels in labels.json."""
-    labels = json.loads((folder / "labels.json").read_text())
-    return [
-        Labelled(
-            name,
-            _pyramid(read_rgb(folder / name)),
-            np.array([face["box"] for face in faces], np.float64).reshape(-1, 4),
-            np.array([face["points"] for face in faces], np.float64).reshape(-1, 5, 2),
-            # The portraits in the wild and the generated ones vary most in pose, light, age and skin.
-            weight=2.0 if name.startswith("cc0gen") else 1.0,
-        )
-        for name, faces in sorted(labels.items())
-        if held_out(name) == held and faces
-    ]
-
-
-def read_faces(folders: list[Path], yunet: Path) -> list[Labelled]:
-    """Read aligned faces and label them with YuNet; those it does not find are left out."""
-    found = []
-    side = 320
-    teacher = cv2.FaceDetectorYN.create(str(yunet), "", (side, side), 0.8)
-    for path in list_images(folders):
-        image = read_rgb(path)
-        image = cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA) if image.shape[0] > 256 else image
-        padded = cv2.copyMakeBorder(image, 32, 32, 32, 32, cv2.BORDER_REPLICATE)
-        faces = teacher.detect(cv2.resize(padded, (side, side))[..., ::-1].copy())[1]
-        if faces is None or len(faces) != 1:
-            continue
-        row = faces[0].astype(np.float64) * (padded.shape[0] / side)
-        wild = path.parent.parent.name.startswith("free")
-        found.append(
-            Labelled(
-                f"{path.parent.parent.name}/{path.name}",
-                _pyramid(image),
-                row[None, :4] - (32, 32, 0, 0),
-                row[None, 4:14].reshape(1, 5, 2) - 32,
-                weight=2.5 if wild else 0.4,
-            )
-        )
-    return found
+SMALLEST_SIDE = 96
+"""Occlusions are cut out of the picture itself, from 40 px away."""
 
 
 @dataclass(slots=True)
@@ -105,36 +38,44 @@ class Canvas:
     """Share of the face still to be seen; below a half it is neither face nor background."""
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """One finished picture."""
+class SceneMixer(Examples[LabelledPictures]):
+    """Draw training pictures: `image`, `boxes`, `points` and `kind` of up to MAX_FACES faces.
 
-    image: np.ndarray
-    """(S, S, 3) uint8."""
-    boxes: np.ndarray
-    """(MAX_FACES, 4) float32, rows of zeros where there is no face."""
-    points: np.ndarray
-    """(MAX_FACES, 5, 2) float32."""
-    kind: np.ndarray
-    """(MAX_FACES,) int8: 1 a face, 2 ignored, 0 empty."""
-
-
-class SceneMixer:
-    """Draw training pictures.
+    Shapes: image (S, S, 3) uint8; boxes (MAX_FACES, 4) float32 x0, y0, x1, y1, rows of zeros where there is no face;
+    points (MAX_FACES, 5, 2) float32; kind (MAX_FACES,) int8: 1 a face, 2 ignored, 0 empty.
 
     Args:
-        scenes: labelled pictures.
+        pictures: labelled ones.
         size: side of the training pictures.
         seed: together with the index it decides everything random.
+
+    Raises:
+        SettingsError: the networks cannot take that size, or occlusions do not fit into it.
+        InputMediaError: no picture with faces is left for training.
     """
 
-    def __init__(self, scenes: list[Labelled], *, size: int = 256, seed: int = 0) -> None:
-        weights = np.array([scene.weight for scene in scenes])
-        self.scenes, self.share = scenes, np.cumsum(weights / weights.sum())
-        self.size, self.seed = size, seed
+    def __init__(self, pictures: LabelledPictures, *, size: int = 256, seed: int = 0) -> None:
+        if size % STRIDES[-1] or size < SMALLEST_SIDE:
+            raise SettingsError(
+                f"Cannot make training pictures of {size} px",
+                found=f"expected a multiple of {STRIDES[-1]}, at least {SMALLEST_SIDE}",
+                kept="Nothing was started",
+                todo="Change the size",
+            )
+        if not pictures.drawn:
+            raise InputMediaError(
+                "There is nothing to train the detector on",
+                found=f"none of {len(pictures.sources)} pictures has faces and is outside the held-out tenth",
+                kept="Nothing was started",
+                todo="Name more folders with --data",
+            )
+        super().__init__(pictures, seed)
+        self.size = size
+        self._bad: dict[str, str] = {}
 
-    def __getitem__(self, index: int) -> Training:
-        rng = np.random.Generator(np.random.PCG64([self.seed, index]))
+    def example(self, index: int, rng: np.random.Generator, bad: dict[str, str]) -> dict[str, Any]:
+        """Paste faces, and what looks like them, onto a background."""
+        self._bad = bad
         canvas = Canvas(self._background(rng))
         if rng.random() < 0.17:
             for _ in range(rng.integers(0, 4)):
@@ -161,12 +102,12 @@ class SceneMixer:
                     self._paste_part(rng, canvas)
                 self._paste(rng, canvas, face=bool(rng.random() < 0.65), size=size)
         self._occlude(rng, canvas)
-        canvas.image = _light(rng, canvas.image)
-        canvas.image, smallest = _degrade(rng, canvas)
+        sizes = [math.sqrt((x1 - x0) * (y1 - y0)) for x0, y0, x1, y1 in canvas.boxes]
+        canvas.image, smallest = photograph(rng, light(rng, canvas.image), sizes)
         return self._finish(canvas, smallest)
 
     def _scene(self, rng: np.random.Generator) -> Labelled:
-        return self.scenes[min(int(np.searchsorted(self.share, rng.random())), len(self.scenes) - 1)]
+        return self.drawn(rng, self._bad, self.pictures.labelled)
 
     @staticmethod
     def _draw_size(rng: np.random.Generator) -> float:
@@ -231,7 +172,7 @@ class SceneMixer:
             half = np.hypot(linear[:, 0] * bw / 2, linear[:, 1] * bh / 2)
             moved = points @ matrix[:, :2].T + matrix[:, 2]
             canvas.boxes.append(np.concatenate((centre - half, centre + half)))
-            canvas.points.append(moved[POINTS_FLIPPED] if mirror else moved)
+            canvas.points.append(moved[MIRRORED_POINTS] if mirror else moved)
             x0, y0, x1, y1 = canvas.boxes[-1]
             inside = max(min(x1, side) - max(x0, 0), 0) * max(min(y1, side) - max(y0, 0), 0)
             canvas.visible.append(inside / ((x1 - x0) * (y1 - y0)))
@@ -330,7 +271,7 @@ class SceneMixer:
                 canvas.visible[j] *= 1 - _covered(mask, box)
             canvas.image[mask > 0] = paint[mask > 0]
 
-    def _finish(self, canvas: Canvas, smallest: float) -> Training:
+    def _finish(self, canvas: Canvas, smallest: float) -> dict[str, Any]:
         boxes, points = np.zeros((MAX_FACES, 4), np.float32), np.zeros((MAX_FACES, 5, 2), np.float32)
         kind = np.zeros(MAX_FACES, np.int8)
         order = [i for i in np.argsort(canvas.visible)[::-1] if canvas.visible[i] > 0.08]
@@ -341,7 +282,7 @@ class SceneMixer:
             # A face larger than the frame is cut by it and still to be found.
             seen = canvas.visible[i] >= (0.3 if size > 0.7 * self.size else 0.55)
             kind[row] = 1 if seen and size >= smallest else 2
-        return Training(canvas.image, boxes, points, kind)
+        return {"image": canvas.image, "boxes": boxes, "points": points, "kind": kind}
 
 
 def _to_pixels(matrix: np.ndarray, scale: float) -> np.ndarray:
@@ -413,73 +354,3 @@ def _shuffle(rng: np.random.Generator, patch: np.ndarray) -> np.ndarray:
         to = (int(xs[j + 1] - xs[j]), int(ys[i + 1] - ys[i]))
         out[ys[i] : ys[i + 1], xs[j] : xs[j + 1]] = cv2.resize(np.ascontiguousarray(part), to)
     return out
-
-
-def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Change light and colour: one curve for each channel, then perhaps gray or sepia."""
-    ramp = np.arange(256, dtype=np.float32) / 255
-    curve = np.clip(ramp, 0, 1) ** math.exp(rng.normal(0, 0.35))
-    curve = (curve - 0.5) * math.exp(rng.normal(0, 0.25)) + 0.5 + rng.normal(0, 0.07)
-    tint = rng.normal(1, 0.08, 3) if rng.random() < 0.6 else np.ones(3)
-    table = np.clip(curve[:, None] * tint * 255, 0, 255).astype(np.uint8)
-    image = cv2.LUT(image, table[None])
-    draw = rng.random()
-    if draw < 0.25:
-        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        image = cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
-        if draw < 0.07:
-            image = cv2.LUT(image, np.clip(np.arange(256)[:, None] * (1.05, 0.92, 0.75), 0, 255).astype(np.uint8)[None])
-    elif draw < 0.4:
-        gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        mix = rng.uniform(-0.5, 0.8)
-        image = cv2.addWeighted(image, 1 - mix, gray, mix, 0)
-    if rng.random() < 0.15:
-        # Light from one side.
-        y, x = np.mgrid[-1 : 1 : complex(0, image.shape[0]), -1 : 1 : complex(0, image.shape[1])].astype(np.float32)
-        angle = rng.uniform(0, 2 * math.pi)
-        gain = 1 + rng.uniform(0.2, 0.6) * (x * math.cos(angle) + y * math.sin(angle))
-        image = np.clip(image * gain[..., None], 0, 255).astype(np.uint8)
-    return image
-
-
-def _degrade(rng: np.random.Generator, canvas: Canvas) -> tuple[np.ndarray, float]:
-    """Blur, shrink, add noise, save as JPEG, enlarge: what a restorer's input went through.
-
-    Returns:
-        The picture, and the size in pixels below which its faces are beyond finding.
-    """
-    image, sigma, factor, noise = canvas.image, 0.0, 1.0, 0.0
-    if rng.random() < 0.25:
-        return image, 9.0
-    size = image.shape[0]
-    sizes = [math.sqrt((b[2] - b[0]) * (b[3] - b[1])) for b in canvas.boxes] or [64.0]
-    if rng.random() < 0.55:
-        sigma = rng.uniform(0.3, 1.0) if rng.random() < 0.4 else rng.uniform(0.3, 0.06 * max(sizes) + 0.4)
-        sigma = min(sigma, 9.0)
-        image = cv2.GaussianBlur(image, (0, 0), sigma)
-    if rng.random() < 0.6:
-        # As far as the largest face still has some 11 pixels, and at most twelvefold.
-        limit = float(np.clip(max(sizes) / 11, 1.0, 12.0))
-        factor = math.exp(rng.uniform(0, math.log(limit))) if limit > 1 else 1.0
-        small = max(int(size / factor), 8)
-        image = cv2.resize(image, (small, small), interpolation=int(rng.choice([cv2.INTER_AREA, cv2.INTER_LINEAR])))
-    if rng.random() < 0.45:
-        noise = rng.uniform(1, 25)
-        shape = (*image.shape[:2], 3 if rng.random() < 0.6 else 1)
-        drawn = rng.standard_normal(shape, dtype=np.float32) * np.float32(noise)
-        image = np.clip(image + drawn, 0, 255).astype(np.uint8)
-    # Blobs that only the label knows to be faces would teach it to see faces in blobs.
-    smallest = max(9.0, math.hypot(9.0 * sigma, 9.5 * factor)) * (1 + noise / 35)
-    if rng.random() < 0.65:
-        quality = int(rng.integers(25, 96))
-        image = cv2.imdecode(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)[
-            ..., ::-1
-        ]
-    if image.shape[0] != size:
-        way = int(
-            rng.choice(
-                [cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_NEAREST], p=[0.4, 0.3, 0.2, 0.1]
-            )
-        )
-        image = cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=way)
-    return np.ascontiguousarray(image), smallest

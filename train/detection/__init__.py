@@ -1,0 +1,1 @@
+"""Everything that only the embedded face detector needs to be trained."""
