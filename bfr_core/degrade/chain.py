@@ -1,168 +1,171 @@
 """The common degradation chain: blur, shrink, noise, JPEG, enlarge, colour.
 
 Source: the GFPGAN family's data pipeline. In order: filter with a normalised bivariate Gaussian (reflect-101
-border), bilinear resize without antialias to int(side // s), colour Gaussian noise clipped but not rounded, JPEG
+border), haze, bilinear resize without antialias to int(side // s), colour Gaussian noise clipped but not rounded, JPEG
 4:2:0 at integer quality, bilinear resize back, colour changes, rounding to 8 bit.
 
-Everything random is drawn first, into `DegradeParams`, from one seed per picture: the result depends neither on
-the batch nor on the order of the pictures.
+Everything random is drawn first, into `DegradeParams`, from one seed per picture, and the noise is drawn on the CPU:
+the result depends neither on the batch nor on the order of the pictures nor on the device.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..errors import InputMediaError, SettingsError
-from .presets import DegradePreset
+from . import jpeg as codecs
+from .blur import blur_and_shrink, gaussian_kernel, resize
+from .colour import change_colour, to_gray
+from .drawing import DegradeParams, draw, fixed
+
+__all__ = ["DegradeParams", "Result", "degrade", "degrade_batch", "draw", "fixed", "gaussian_kernel", "truth_of"]
+
+Jpeg = Literal["libjpeg", "differentiable"]
 
 
 @dataclass(frozen=True, slots=True)
-class DegradeParams:
-    """One drawn degradation, reproducible from these numbers alone."""
+class Result:
+    """A degraded batch and what it should be restored to."""
 
-    kernel: int
-    sigma_x: float
-    sigma_y: float
-    theta: float
-    """Rotation of the blur kernel, radians."""
-    downscale: float
-    noise_sigma: float
-    """8-bit levels."""
-    noise_seed: int
-    jpeg_quality: int
-    """0 leaves JPEG out."""
-    colour_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Added to R, G, B, in 8-bit levels."""
-    jitter: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 0.0)
-    """Factors of brightness, contrast and saturation; hue shift in turns."""
-    gray: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the parameters as plain JSON types."""
-        return asdict(self)
+    degraded: Tensor
+    """(B, 3, H, W) float32, multiples of 1/255."""
+    truth: Tensor
+    """(B, 3, H, W) float32: the input, gray or moved where a preset does that to the truth too."""
 
 
-def draw(preset: DegradePreset, seed: int) -> DegradeParams:
-    """Draw one degradation from `preset`; the same seed gives the same numbers on every machine."""
-    rng = np.random.Generator(np.random.PCG64(seed))
-    sigma_x, sigma_y = rng.uniform(*preset.blur_sigma, size=2)
-    theta = rng.uniform(-math.pi, math.pi)
-    if rng.random() < preset.isotropic_prob:
-        sigma_y, theta = sigma_x, 0.0
-    kernel = int(preset.kernel[rng.integers(len(preset.kernel))])
-    downscale = float(rng.uniform(*preset.downscale))
-    noise_sigma = float(rng.uniform(*preset.noise_sigma))
-    noise_seed = int(rng.integers(2**31))
-    quality = int(rng.integers(preset.jpeg_quality[0], preset.jpeg_quality[1] + 1))
-    # Drawn whether used or not, so that a preset with its colour part off gives the same blur, noise and JPEG.
-    shift_draw, jitter_draw, gray_draw = rng.random(3)
-    shift = rng.uniform(-preset.colour_shift, preset.colour_shift, size=3)
-    jitter = (*rng.uniform(0.5, 1.5, size=2), rng.uniform(0.0, 1.5), rng.uniform(-0.1, 0.1))
-    return DegradeParams(
-        kernel=kernel,
-        sigma_x=float(sigma_x),
-        sigma_y=float(sigma_y),
-        theta=float(theta),
-        downscale=downscale,
-        noise_sigma=noise_sigma,
-        noise_seed=noise_seed,
-        jpeg_quality=quality,
-        colour_shift=tuple(map(float, shift)) if shift_draw < preset.colour_shift_prob else (0.0, 0.0, 0.0),  # type: ignore[arg-type]
-        jitter=tuple(map(float, jitter)) if jitter_draw < preset.colour_jitter_prob else (1.0, 1.0, 1.0, 0.0),  # type: ignore[arg-type]
-        gray=bool(gray_draw < preset.gray_prob),
-    )
+def degrade_batch(faces: Tensor, params: Sequence[DegradeParams], *, jpeg: Jpeg = "libjpeg") -> Result:
+    """Degrade each face by its own parameters.
 
+    The faces are worked on one by one, as their sizes in the middle of the chain differ; a face gives the same result
+    alone and in any batch. Devices differ by rounding in the last bits of float32, which can tip single values over a
+    rounding edge of the 8-bit pictures before and after JPEG.
 
-def fixed(downscale: float, *, noise_sigma: float = 0.0, jpeg_quality: int = 0, noise_seed: int = 0) -> DegradeParams:
-    """Return a degradation of one known severity: antialiasing blur, shrink, noise, JPEG.
+    Args:
+        faces: (B, 3, H, W) float32 RGB in [0, 1], on any device.
+        params: one for each face.
+        jpeg: 'libjpeg' takes every face through the CPU and passes no gradient. 'differentiable' stays on the device,
+            passes gradients through all rounding, and stays within a few levels of libjpeg.
 
-    The blur of half a low-resolution pixel stands for the lens; without it the bilinear shrink would alias.
+    Raises:
+        InputMediaError: the faces have another shape or dtype, or hold NaN or infinity.
+        SettingsError: another number of parameters, an unknown codec, or libjpeg where a gradient is asked for.
     """
-    if not downscale >= 1:
-        raise SettingsError(
-            "Cannot build a fixed degradation",
-            found=f"downscale is {downscale}, expected at least 1",
-            kept="Nothing was changed",
-            todo="Give 1, 4, 8, 16 or another factor above 1",
+    if faces.ndim != 4 or faces.shape[1] != 3 or faces.dtype != torch.float32 or 0 in faces.shape[2:]:
+        raise InputMediaError(
+            "Cannot degrade these faces",
+            found=f"found {tuple(faces.shape)} of {faces.dtype}, expected (batch, 3, height, width) of torch.float32",
+            kept="The faces are unchanged",
+            todo="Convert them to RGB float32 in [0, 1] first",
         )
-    sigma = 0.5 * downscale if downscale > 1 else 0.0
-    kernel = 2 * math.ceil(3 * sigma) + 1
-    return DegradeParams(kernel, sigma, sigma, 0.0, downscale, noise_sigma, noise_seed, jpeg_quality)
-
-
-def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
-    """Return a normalised bivariate Gaussian, (size, size) float32, rotated by `theta` radians."""
-    axis = np.arange(size, dtype=np.float64) - (size - 1) / 2
-    x, y = np.meshgrid(axis, axis)
-    c, s = math.cos(theta), math.sin(theta)
-    u, v = c * x + s * y, -s * x + c * y
-    kernel = np.exp(-0.5 * ((u / sigma_x) ** 2 + (v / sigma_y) ** 2))
-    return (kernel / kernel.sum()).astype(np.float32)
+    if not bool(faces.sum().isfinite()):  # ten times as fast as to ask every value
+        raise InputMediaError(
+            "Cannot degrade these faces",
+            found="some of their values are NaN or infinite, expected 0 to 1",
+            kept="The faces are unchanged",
+            todo="Look at where they were made",
+        )
+    gradient = torch.is_grad_enabled() and faces.requires_grad
+    if jpeg not in ("libjpeg", "differentiable") or len(params) != len(faces) or (jpeg == "libjpeg" and gradient):
+        found = f"found {len(params)} parameters for {len(faces)} faces and the codec {jpeg!r}"
+        if jpeg == "libjpeg" and gradient:
+            found += ", which passes no gradient, for faces that require one"
+        raise SettingsError(
+            "Cannot degrade these faces",
+            found=f"{found}; expected one for each, and libjpeg or differentiable",
+            kept="The faces are unchanged",
+            todo="Draw parameters for each face, and choose differentiable where a gradient is needed",
+        )
+    truths, degraded = [], []
+    # Half precision would move pictures by more than a level.
+    with torch.autocast(faces.device.type, enabled=False):
+        for face, drawn in zip(faces, params, strict=True):
+            start, truth = _clean(face, drawn)
+            truths.append(truth)
+            degraded.append(_degrade_one(start, drawn, jpeg) / 255)
+    if not degraded:
+        return Result(faces.clone(), faces)
+    changed = any(drawn.changes_truth for drawn in params)
+    return Result(torch.stack(degraded), torch.stack(truths) if changed else faces)
 
 
 def degrade(image: np.ndarray, params: DegradeParams) -> np.ndarray:
-    """Degrade one picture.
+    """Degrade one picture, through libjpeg; where the truth changes with it, `truth_of` returns that.
 
     Shapes: image (H, W, 3) uint8 RGB; returns the same shape and type.
 
     Raises:
         InputMediaError: the picture has another shape or type.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    face = _from_bytes(image)
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        return _to_bytes(_degrade_one(_clean(face, params)[0], params, "libjpeg"))
+
+
+def truth_of(image: np.ndarray, params: DegradeParams) -> np.ndarray:
+    """Return what a picture degraded by `params` should be restored to: itself, gray or moved where they say so.
+
+    Shapes: image (H, W, 3) uint8 RGB; returns the same shape and type.
+
+    Raises:
+        InputMediaError: the picture has another shape or type.
+    """
+    face = _from_bytes(image)
+    return _to_bytes(_clean(face, params)[1] * 255) if params.changes_truth else image
+
+
+def _from_bytes(image: np.ndarray) -> Tensor:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise InputMediaError(
             "Cannot degrade this picture",
             found=f"found shape {image.shape} of {image.dtype}, expected (H, W, 3) of uint8",
             kept="The picture is unchanged",
             todo="Convert it to 8-bit RGB first",
         )
-    height, width = image.shape[:2]
-    out = image.astype(np.float32) / 255.0
+    return torch.from_numpy(np.stack(cv2.split(image))).float().div_(255)
+
+
+def _to_bytes(levels: Tensor) -> np.ndarray:
+    return cv2.merge(list(levels.round().byte().numpy()))
+
+
+def _clean(face: Tensor, params: DegradeParams) -> tuple[Tensor, Tensor]:
+    """Return where the chain starts, and the truth: `face` itself where nothing changes it."""
+    start = face
+    if any(params.move):
+        for axis, pixels in ((1, params.move[0]), (2, params.move[1])):
+            size = face.shape[axis]
+            # Mirrored with the edge repeated, as numpy's 'symmetric' padding does.
+            position = (torch.arange(size, device=face.device) - pixels) % (2 * size)
+            start = start.index_select(axis, torch.minimum(position, 2 * size - 1 - position))
+    if not params.gray or params.gray_on == "low":
+        return start, start
+    return (to_gray(start) if params.gray_on == "clean" else start), to_gray(start)
+
+
+def _degrade_one(face: Tensor, params: DegradeParams, jpeg: Jpeg) -> Tensor:
+    """Return the degraded (3, H, W) in whole 8-bit levels."""
+    height, width = face.shape[1:]
+    kernel = None
     if params.sigma_x > 0 and params.sigma_y > 0 and params.kernel > 1:
         kernel = gaussian_kernel(params.kernel, params.sigma_x, params.sigma_y, params.theta)
-        out = cv2.filter2D(out, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
-    small = (max(int(width // params.downscale), 1), max(int(height // params.downscale), 1))
-    out = cv2.resize(out, small, interpolation=cv2.INTER_LINEAR)
+    small = (max(int(height // params.downscale), 1), max(int(width // params.downscale), 1))
+    out = blur_and_shrink(face, kernel, *small)
+    if params.haze < 1:
+        # Before the shrink in the published code; a bilinear shrink of constants is the same constant.
+        out = out * params.haze + (1 - params.haze)
     if params.noise_sigma > 0:
         rng = np.random.Generator(np.random.PCG64(params.noise_seed))
-        out = out + rng.standard_normal(out.shape, dtype=np.float32) * np.float32(params.noise_sigma / 255.0)
-    out = np.clip(out, 0.0, 1.0)
+        noise = rng.standard_normal((*small, 3), dtype=np.float32) * np.float32(params.noise_sigma / 255)
+        out = out + torch.from_numpy(noise).permute(2, 0, 1).to(out.device)
+    out = out.clamp(0, 1)
     if params.jpeg_quality > 0:
-        out = _jpeg(out, params.jpeg_quality)
-    out = cv2.resize(out, (width, height), interpolation=cv2.INTER_LINEAR)
-    out = _colour(out, params)
-    return np.round(np.clip(out, 0.0, 1.0) * 255.0).astype(np.uint8)
-
-
-def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    # OpenCV's codec takes BGR; handing it RGB would put red into the blue-difference plane and halve the wrong one.
-    bgr = np.round(image[..., ::-1] * 255.0).astype(np.uint8)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-    assert done, "libjpeg refused an 8-bit picture"
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255.0
-
-
-def _colour(image: np.ndarray, params: DegradeParams) -> np.ndarray:
-    if any(params.colour_shift):
-        image = np.clip(image + np.asarray(params.colour_shift, np.float32) / 255.0, 0.0, 1.0)
-    brightness, contrast, saturation, hue = params.jitter
-    if params.jitter != (1.0, 1.0, 1.0, 0.0):
-        image = np.clip(image * np.float32(brightness), 0.0, 1.0)
-        mean = np.float32(_luma(image).mean())
-        image = np.clip((image - mean) * np.float32(contrast) + mean, 0.0, 1.0)
-        luma = _luma(image)[..., None]
-        image = np.clip((image - luma) * np.float32(saturation) + luma, 0.0, 1.0)
-        hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
-        hsv[..., 0] = (hsv[..., 0] + 360.0 * hue) % 360.0
-        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    if params.gray:
-        image = np.repeat(_luma(image)[..., None], 3, axis=2)
-    return image
-
-
-def _luma(image: np.ndarray) -> np.ndarray:
-    return image @ np.array([0.299, 0.587, 0.114], np.float32)
+        out = (codecs.libjpeg if jpeg == "libjpeg" else codecs.differentiable)(out, params.jpeg_quality)
+    out = change_colour(resize(out, height, width), params).clamp(0, 1) * 255
+    return codecs.round_through(out) if out.requires_grad else out.round_()

@@ -1,0 +1,247 @@
+"""Degrade a clip from file to file: time stamps and sound kept, and a record of what was done to which frame."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BfrError, InputMediaError, OutputMediaError
+from ..media.atomic import make_folder, publish, require_writable
+from ..media.outputs import Job
+from .codec import ACCURATE
+from .video import ClipParams, FrameRecord, degrade_frames
+
+CLIPS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+"""Suffixes that are written, and the container each one names."""
+
+CLIP_INPUTS = {*CLIPS, ".webm", ".avi", ".ts", ".mpg", ".mpeg"}
+
+_READABLE = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
+"""A playlist or script named like a clip would make FFmpeg open other files."""
+
+_COPIED_AUDIO = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
+_QUALITY = {"crf": "12", "preset": "veryfast", "bf": "0"}
+"""Of the file: what the degradation took away stays, and nothing visible is added. No B-frames, so that the time
+stamps need no edit list."""
+
+
+def record_path(target: Path) -> Path:
+    """Return where the record of a clip is written: beside it, with .json after its name."""
+    return target.with_name(f"{target.name}.json")
+
+
+def plan_clips(sources: Sequence[Path], out: Path, *, alone: bool, overwrite: bool) -> list[Job]:
+    """Pair every clip with its output file, and make the output folder.
+
+    Args:
+        sources: clips.
+        out: output file where `alone` and its suffix is a clip's, else a folder.
+        alone: there is one clip and nothing else to write.
+        overwrite: replace results of an earlier run; never an input.
+
+    Raises:
+        InputMediaError: a clip is missing or no regular file.
+        OutputMediaError: an output is an input, exists already, is asked for twice or cannot be written there.
+    """
+
+    def refuse(tree: type[BfrError], what: str, found: str, todo: str) -> BfrError:
+        return tree(what, found=found, kept="Nothing was started and no file was changed", todo=todo)
+
+    single = alone and out.suffix.lower() in CLIPS and not out.is_dir()
+    jobs: list[Job] = []
+    for source in sources:
+        if not source.exists() or not stat.S_ISREG(source.stat().st_mode):
+            found = "it is no regular file" if source.exists() else "there is no such file"
+            raise refuse(InputMediaError, f"Cannot read {source}", found, "Check the name and the folder")
+        suffix = source.suffix if source.suffix.lower() in CLIPS else ".mp4"
+        jobs.append(Job(source, out if single else out / f"{source.stem}{suffix}"))
+    for index, job in enumerate(jobs):
+        if any(job.target == other.target for other in jobs[:index]):
+            found = f"two inputs would become {job.target}"
+            raise refuse(OutputMediaError, "Two inputs have one output", found, "Degrade them into two folders")
+        for path in (job.target, record_path(job.target)):
+            if not os.path.lexists(path):
+                continue
+            same = path.exists() and any(path.samefile(source) for source in sources)
+            if same or not overwrite:
+                found = "it is an input, which would be lost" if same else "it exists already"
+                todo = "Choose another output" if same else "Choose another output, or allow overwriting"
+                raise refuse(OutputMediaError, f"Will not write over {path}", found, todo)
+    for place in sorted({job.target.parent for job in jobs}):
+        make_folder(place)
+        require_writable(place)
+    return jobs
+
+
+def degrade_clip(source: Path, target: Path, params: ClipParams) -> dict[str, Any]:
+    """Degrade one clip into `target` and return the record of its frames.
+
+    Every frame that is not dropped keeps its time stamp, in Matroska to its millisecond; a dropped one leaves a gap.
+    Sound in common formats is copied as it is; whatever is not carried over is said in the record's notes.
+
+    Args:
+        source: clip with one video stream that is used, the first.
+        target: file whose suffix is in CLIPS.
+        params: from `draw_clip`.
+
+    Raises:
+        InputMediaError: the clip cannot be read, has no pictures, no time stamps, is stored rotated, or changes size.
+        OutputMediaError: the result cannot be written.
+    """
+    import av
+
+    try:
+        container: Any = av.open(str(source), options={"format_whitelist": _READABLE, "protocol_whitelist": "file"})
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise _unreadable(
+            source, f"FFmpeg refused it: {error}", "Get a whole copy of the clip, as MP4 or MKV"
+        ) from error
+    with container, publish(target) as file:
+        if not container.streams.video:
+            raise _unreadable(source, "it has no video stream", "Name a clip with pictures")
+        output: Any = None
+        try:
+            # The start of a track is kept in movie ticks, by default milliseconds.
+            ticks = str(container.streams.video[0].time_base.denominator)
+            kind = CLIPS[target.suffix.lower()]
+            options = {} if kind == "matroska" else {"movie_timescale": ticks}
+            output = av.open(file, mode="w", format=kind, container_options=options)
+            return _Clip(source, target, container, output).run(params)
+        except (av.error.FFmpegError, av.codec.codec.UnknownCodecError) as error:
+            raise _unwritable(target, error) from error
+        finally:
+            if output is not None:
+                # After an error its trailer has no place to go; after success it is closed already.
+                with suppress(Exception):
+                    output.close()
+
+
+def _unwritable(target: Path, error: Exception) -> OutputMediaError:
+    return OutputMediaError(
+        f"Cannot write {target}",
+        found=f"FFmpeg refused: {error}",
+        kept="No unfinished file is left, and an older file of that name is untouched",
+        todo="Choose another suffix, .mp4 or .mkv",
+    )
+
+
+def _unreadable(source: Path, found: str, todo: str) -> InputMediaError:
+    return InputMediaError(f"Cannot degrade {source}", found=found, kept="The clip is untouched", todo=todo)
+
+
+class _Clip:
+    """One clip on its way from container to container."""
+
+    def __init__(self, source: Path, target: Path, container: Any, output: Any) -> None:
+        self.source, self.target, self.container, self.output = source, target, container, output
+        self.video = container.streams.video[0]
+        context = self.video.codec_context
+        rate = self.video.average_rate or Fraction(25)
+        self.written: Any = self.output.add_stream("libx264", rate=rate, options=_QUALITY)
+        self.written.width, self.written.height = context.width, context.height
+        even = context.width % 2 == 0 and context.height % 2 == 0
+        self.written.pix_fmt = "yuv420p" if even else "yuv444p"
+        self.written.codec_context.thread_count = 1
+        self.written.time_base = self.written.codec_context.time_base = self.video.time_base
+        if context.sample_aspect_ratio:
+            self.written.codec_context.sample_aspect_ratio = context.sample_aspect_ratio
+        # The matrix of the input, so that colours come back as they were; swscale's own default is BT.601.
+        self.matrix = 1 if context.colorspace == 1 else 5
+        self.written.codec_context.colorspace = context.colorspace
+        self.written.codec_context.color_range = 1
+        self.notes: list[str] = []
+        self.sound: dict[int, Any] = {}
+        for stream in container.streams:
+            if stream.type == "audio" and stream.codec_context.name in _COPIED_AUDIO:
+                self.sound[stream.index] = self.output.add_stream_from_template(stream)
+            elif stream is not self.video:
+                name = stream.codec_context.name if stream.codec_context else "unknown"
+                self.notes.append(f"stream {stream.index} ({stream.type}, {name}) is not copied")
+        self.stamps: deque[int] = deque()
+        self.first = 0
+        self.read = 0
+        self.last_s = 0.0
+
+    def run(self, params: ClipParams) -> dict[str, Any]:
+        """Write every frame and return the record."""
+        records: list[FrameRecord] = []
+        for image, record in degrade_frames(self._frames(), params):
+            self._write(image, record)
+            records.append(record)
+        if not records:
+            raise _unreadable(self.source, "it holds no frame that can be decoded", "Get a whole copy of the clip")
+        self.output.mux(self.written.encode(None))
+        self.output.close()
+        promised = (self.container.start_time or 0) + (self.container.duration or 0)
+        if promised / 1e6 > self.last_s + 1:
+            # A Matroska file that was cut short ends without an error.
+            self.notes.append(
+                f"its pictures end at {self.last_s:.2f} s, and its header promises {promised / 1e6:.2f} s"
+            )
+        shown = {record.index for record in records}
+        return {
+            "clip": params.to_dict(),
+            "frames": [asdict(record) for record in records],
+            "dropped": [index for index in range(self.read) if index not in shown],
+            "held": [record.index for record in records if record.index != record.shows],
+            "notes": self.notes,
+        }
+
+    def _frames(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Yield time and RGB of every frame, and pass the sound on as it comes."""
+        import av
+
+        try:
+            for packet in self.container.demux(self.video, *(self.container.streams[index] for index in self.sound)):
+                if packet.stream is not self.video:
+                    self._copy(packet)
+                    continue
+                for frame in packet.decode():
+                    yield self._take(frame)
+        except av.error.FFmpegError as error:
+            found = f"frame {self.read} cannot be decoded: {error}"
+            raise _unreadable(self.source, found, "Get a whole copy of the clip") from error
+
+    def _copy(self, packet: Any) -> None:
+        import av
+
+        if packet.dts is None:  # the end of the stream
+            return
+        packet.stream = self.sound[packet.stream.index]
+        try:
+            self.output.mux(packet)
+        except av.error.FFmpegError as error:
+            raise _unwritable(self.target, error) from error
+
+    def _take(self, frame: Any) -> tuple[float, np.ndarray]:
+        if frame.pts is None:
+            raise _unreadable(self.source, f"frame {self.read} has no time stamp", "Put the clip into MP4 or MKV first")
+        if getattr(frame, "rotation", 0):
+            found = f"it is stored turned by {frame.rotation} degrees; expected upright"
+            raise _unreadable(self.source, found, "Save it upright first")
+        self.read += 1
+        self.stamps.append(frame.pts)
+        self.last_s = float(frame.pts * self.video.time_base)
+        return self.last_s, frame.to_ndarray(format="rgb24", interpolation=ACCURATE)
+
+    def _write(self, image: np.ndarray, record: FrameRecord) -> None:
+        import av
+
+        while self.first < record.index:  # dropped before it
+            self.stamps.popleft()
+            self.first += 1
+        picture: Any = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame = picture.reformat(
+            format=self.written.pix_fmt, dst_colorspace=self.matrix, dst_color_range=1, interpolation=ACCURATE
+        )
+        frame.pts, frame.time_base = self.stamps[0], self.video.time_base
+        self.output.mux(self.written.encode(frame))
