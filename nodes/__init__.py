@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..bfr_core.registry import methods
+from .compare import CompareFaces
 from .compat import ComfyExtension, io
 from .composite import CompositeFaces
+from .degrade import DegradeFaces
 from .detect import AlignFaces, DetectFaces, LoadDetector
 from .host import register_folders
 from .restore import LoadRestorer, RestoreFaces, method_node
@@ -17,4 +19,5 @@ class BfrExtension(ComfyExtension):
         """Return every node class; the oldest host we support calls nothing before this."""
         register_folders()
         fixed = [LoadDetector, DetectFaces, AlignFaces, LoadRestorer, CompositeFaces, RestoreFaces]
+        fixed += [CompareFaces, DegradeFaces]
         return fixed + [method_node(method) for method in methods().values()]

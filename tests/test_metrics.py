@@ -264,7 +264,7 @@ def test_niqe_model_survives_a_file_and_says_whose_it_is(pristine, tmp_path):
     unmarked["mu_pris_param"] = np.full((1, 36), 17.32876552816881 / 36)
     unmarked["cov_pris_param"] = np.eye(36) * 1.6309188316421013 / 36
     np.savez(tmp_path / "niqe_pris_params.npz", **unmarked)
-    assert Niqe.load(tmp_path / "niqe_pris_params.npz").model == "published"
+    assert Niqe.load(tmp_path / "niqe_pris_params.npz").model == "published pristine model"
 
 
 def test_niqe_refuses_wrong_files_and_pictures(pristine, tmp_path):

@@ -133,6 +133,7 @@ def refused(pack: Pack, kind: str, node: Any, **inputs: Any) -> Any:
 def test_entrypoint_gives_all_nodes(nodes: dict[str, Any], pack: Pack) -> None:
     methods = pack.module("bfr_core.registry").methods()
     fixed = ("LoadDetector", "DetectFaces", "AlignFaces", "LoadRestorer", "CompositeFaces", "RestoreFaces")
+    fixed += ("CompareFaces", "DegradeFaces")
     assert set(nodes) == {f"BFR_{name}" for name in fixed} | {f"BFR_Restore_{name}" for name in methods}
     # ComfyUI has a top-level module `nodes`, and the stand-in has put one there: ours is not mistaken for it.
     assert not hasattr(sys.modules["nodes"], "BfrExtension")

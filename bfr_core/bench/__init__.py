@@ -9,7 +9,13 @@ from typing import Any
 
 from ..errors import SettingsError
 
-PARTS = {"import": "imports", "composite": "composite", "detector": "detector", "restorer": "restorer"}
+PARTS = {
+    "import": "imports",
+    "composite": "composite",
+    "detector": "detector",
+    "restorer": "restorer",
+    "degrade": "degrade",
+}
 """Part of the benchmark: module that measures it."""
 
 

@@ -14,16 +14,22 @@ from torch import Tensor
 
 from ..degrade.chain import degrade, draw, fixed
 from ..degrade.presets import get_preset
+from ..evaluate.catalogue import BY_KEY
+from ..evaluate.results import summarise
+from ..evaluate.run import measure_pictures
+from ..evaluate.tools import Picture, Tools
 from ..faces.detect import load_detector
-from ..faces.identity import embed, load_mobilefacenet
 from ..media.pictures import read_picture, to_float
 from ..media.sheets import caption, row, stack, to_bytes
-from ..metrics.fidelity import laplacian_variance, psnr
+from ..metrics.fidelity import laplacian_variance
 from ..registry import methods
 from ..restorer import Restorer, face_seed, load_restorer
 from ..runtime import Runtime
 
 _SETS = ("pd512", "free512", "cc0gen512")
+_METRICS = {"psnr": "psnr", "identity": "identity", "landmarks": "nme_5", "sharpness": "sharpness"}
+"""Figures by name, and the metrics they are the means of."""
+_DIGITS = {"psnr": 3, "identity": 4, "landmarks": 2, "sharpness": 2}
 
 
 def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None = None) -> dict[str, Any]:
@@ -80,39 +86,26 @@ def _show(value: float | None) -> str:
 
 
 class _Judge:
-    """Compares faces with their truth; what it needs of the truth is computed once."""
+    """Compares faces with their truth; what was found in the truth is remembered."""
 
     def __init__(self, truth: Tensor, weights: Path) -> None:
-        self.truth, self.recogniser = truth, load_mobilefacenet(weights / "mobilefacenet.pt")
-        self.detector = load_detector("yunet", path=weights / "yunet_n_dynamic.onnx")
+        detector = load_detector("yunet", path=weights / "yunet_n_dynamic.onnx")
+        self.tools = Tools(given={"recogniser": weights / "mobilefacenet.pt"}, detector=detector)
+        self.truth, self.pictures = truth, [Picture(face, self.tools) for face in truth]
         self.sharpness = laplacian_variance(truth).mean().item()
-        self.points = [self._points(face) for face in truth]
-        with torch.inference_mode():
-            self.identity = embed(self.recogniser, truth)
-
-    def _points(self, face: Tensor) -> np.ndarray | None:
-        found = self.detector.detect(face[None])[0]
-        return found[0].points if found else None
 
     def figures(self, faces: Tensor) -> dict[str, float | None]:
-        """Return the mean figures of `faces`, (B, 3, S, S) in the order of the truth."""
-        scores = psnr(faces, self.truth)
-        finite = scores[scores.isfinite()]
-        with torch.inference_mode():
-            cosine = (embed(self.recogniser, faces) * self.identity).sum(1)
-        points = [self._points(face) for face in faces]
-        errors = [
-            100 * float(np.linalg.norm(here - there, axis=1).mean() / np.linalg.norm(there[1] - there[0]))
-            for here, there in zip(points, self.points, strict=True)
-            if here is not None and there is not None
+        """Return the mean figures of `faces`, (B, 3, S, S) in the order of the truth; None where none is finite."""
+        metrics = [BY_KEY[key] for key in _METRICS.values()]
+        pictures = [Picture(face, self.tools) for face in faces]
+        items = [
+            measure_pictures("", metrics, {"restored": here, "truth": there}, self.tools)
+            for here, there in zip(pictures, self.pictures, strict=True)
         ]
-        return {
-            "psnr": round(finite.mean().item(), 3) if len(finite) else None,  # infinite: equal to the truth
-            "identity": round(cosine.mean().item(), 4),
-            "landmarks": round(float(np.mean(errors)), 2) if errors else None,
-            "found": sum(here is not None for here in points),
-            "sharpness": round(laplacian_variance(faces).mean().item(), 2),
-        }
+        means = {name: summarise(BY_KEY[key], items).sides["restored"].mean for name, key in _METRICS.items()}
+        found = sum(picture.five_points is not None for picture in pictures)
+        rounded = {name: None if mean is None else round(mean, _DIGITS[name]) for name, mean in means.items()}
+        return rounded | {"found": found}
 
 
 def _degraded(clean: list[np.ndarray]) -> list[tuple[str, Tensor]]:

@@ -43,7 +43,7 @@ class Niqe:
     window: Tensor
     """(7, 7) float64, adds up to 1."""
     model: str
-    """`published`, `own pristine model`, or `another pristine model`: figures of different models do not compare."""
+    """`published`, `own` or `another`, and `pristine model`: figures of different models do not compare."""
 
     @classmethod
     def load(cls, path: Path) -> Niqe:
@@ -70,7 +70,8 @@ class Niqe:
             raise _no_model(path, "values that are not finite")
         mean = mean.flatten()
         known = abs(float(mean.sum()) - _PUBLISHED[0]) + abs(float(covariance.trace()) - _PUBLISHED[1]) < 1e-6
-        return cls(mean, covariance, window, _OWN if own else "published" if known else "another pristine model")
+        model = _OWN if own else "published pristine model" if known else "another pristine model"
+        return cls(mean, covariance, window, model)
 
     @classmethod
     def fit(cls, images: Iterable[Tensor]) -> Niqe:

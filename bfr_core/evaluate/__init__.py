@@ -1,0 +1,1 @@
+"""The evaluation of restored pictures and clips against their truth, and its report."""
