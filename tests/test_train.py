@@ -25,7 +25,8 @@ from bfr_core.weights import load_state
 from train import export as exporting
 from train.checkpoint import Checkpoints, read_checkpoint
 from train.config import load_config, to_dict
-from train.loop import Options, Run
+from train.data import Feed
+from train.loop import Options, Run, Tally
 from train.loop import train as run_training
 from train.optim import Muon, learning_rate, orthogonalise
 from train.pictures import Pictures, list_sources
@@ -200,6 +201,45 @@ def test_a_missing_file_is_named_before_anything_starts(faces, tmp_path, capsys)
     assert status == 1 and "none.pt" in capsys.readouterr().err and not out.exists()
 
 
+@pytest.mark.parametrize(("config_name", "network"), [("compact", "RestoreUNet"), ("paper", "SwinIR")])
+def test_the_identity_recovery_network_trains(faces, tmp_path, shared, config_name, network, capsys):
+    small = tmp_path / "small.json"
+    phase = {"name": "faces", "images": 2, "batch": 1, "size": 64, "lr": [1e-4, 1e-4]}
+    weights = {"l1": 1.0, "identity": 0.1}
+    fields = {"base": config_name, "face_size": 64, "precision": "no", "phases": [{**phase, "weights": weights}]}
+    small.write_text(json.dumps({**fields, "validate_limit": 1}))
+    out, recogniser = tmp_path / "run", shared / "weights/mobilefacenet.pt"
+    places = ("--data", faces, "--val", faces, "--out", out)
+    assert call("irn.irn", "--config", small, *places, "--recogniser", recogniser, "--workers", 0, "--cpu") == 0
+    state = newest(out)
+    assert state["config"]["network"] == config_name and state["position"]["steps"] == 2
+    assert "identity" in state["figures"]["validation"] and "identity" in capsys.readouterr().out
+    target = tmp_path / "irn.safetensors"
+    assert call("export", out, "-o", target, "--dtype", "float32") == 0
+    from bfr_core.restorer import load_restorer
+
+    restorer = load_restorer("irn", config_name, weights=target)
+    assert type(restorer.net).__name__ == network
+
+
+def test_every_config_file_beside_the_code_loads():
+    from train.stage import find_stage
+
+    root = Path(__file__).resolve().parents[1]
+    files = sorted((root / "train/configs").glob("*.toml"))
+    assert files
+    for path in files:
+        command_line = next(line for line in path.read_text().splitlines() if "python -m train" in line)
+        stage = find_stage(command_line.split()[4])
+        assert path.name in command_line and load_config(str(path), stage.configs).phases
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works with a GPU")
+def test_half_precision_without_a_gpu_is_refused(faces, tmp_path):
+    with pytest.raises(SettingsError, match="Cannot train in fp16"):
+        Run(NAME, tiny(precision="fp16"), options(faces, tmp_path))
+
+
 # Resuming
 
 
@@ -249,7 +289,13 @@ def test_a_new_run_starts_from_given_weights(declared, faces, tmp_path):
     assert_same(dict(run.nets["net"].state_dict()), averages)
     assert_same(dict(run.averages["net"].state_dict()), averages)
     checkpoint = sorted((tmp_path / "a/checkpoints").glob("*.pt"))[-1]
+    assert run.started_from == {"name": "a.safetensors", "images_seen": 20}
     again = Run(NAME, tiny(), options(faces, tmp_path / "b", init=checkpoint))
+    assert again.started_from["images_seen"] == 20
+    options_b = options(faces, tmp_path / "b", init=tmp_path / "a.safetensors", stop_after=4)
+    run_training(NAME, tiny(), options_b)
+    call("export", tmp_path / "b", "-o", tmp_path / "b.safetensors")
+    assert json.loads((tmp_path / "b.json").read_text())["images_seen"] == 24
     assert_same(dict(again.nets["net"].state_dict()), averages)
     other = tmp_path / "other.safetensors"
     from safetensors.torch import save_file
@@ -333,6 +379,31 @@ def test_row62_a_bad_step_is_left_out_and_counted(faces, tmp_path, capsys):
     assert "not finite at image 12: step left out (1 so far)" in capsys.readouterr().out
     assert_same(bad["networks"]["net"], good["networks"]["net"])
     assert_same(bad["averages"]["net"], good["averages"]["net"])
+
+
+def test_row62_a_loss_scaler_leaves_the_step_out_and_goes_on(faces, tmp_path):
+    def scaled() -> Run:
+        run = Run(NAME, tiny(poison=(4,)), options(faces, tmp_path))
+        run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        run.prepare()
+        return run
+
+    run, tally = scaled(), Tally()
+    pictures = run.stage.pictures([faces], held=False, align=False, store=None, memory=1 << 24)
+    phase = run.config.phases[1]
+    feed = Feed(run.stage.examples(pictures, phase), start=0, batch=4, workers=0)
+    weights = []
+    for _ in range(3):
+        run.step(feed, phase, tally)
+        weights.append({key: value.clone() for key, value in run.nets["net"].state_dict().items()})
+    assert_same(weights[0], weights[1])
+    assert not torch.equal(weights[1]["stem.1.weight"], weights[2]["stem.1.weight"])
+    assert run.position.skipped == 1 and run.position.skipped_in_a_row == 0
+    assert tally.counts["l1"] == 2 and tally.sums["l1"].isfinite()
+    run.save()
+    again = scaled()
+    assert again.resume()
+    assert again.accelerator.scaler.get_scale() == run.accelerator.scaler.get_scale() == 512.0
 
 
 def test_row62_too_many_bad_steps_end_the_run_with_its_state_saved(faces, tmp_path):
@@ -534,9 +605,6 @@ def test_each_objective_moves_only_its_own_networks(faces, tmp_path):
     stage = tiny()
     run = Run(NAME, stage, options(faces, tmp_path))
     run.prepare()
-    from train.data import Feed
-    from train.loop import Tally
-
     before = {key: {k: v.clone() for k, v in net.state_dict().items()} for key, net in run.nets.items()}
 
     def moved(key):

@@ -93,7 +93,7 @@ def export(
         config=state["config_name"],
         title=stage.title,
         images=f"{words}; {licence}",
-        images_seen=state["position"]["total"],
+        images_seen=state["position"]["total"] + state["started_from"].get("images_seen", 0),
         command=state["command"],
         metrics=figures,
         weaknesses=weaknesses or stage.weaknesses,

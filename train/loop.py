@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import json
 import math
 import signal
 import time
@@ -105,7 +106,7 @@ class Run:
 
     def __init__(self, name: tuple[str, str], stage: Stage, options: Options, journal: Journal | None = None) -> None:
         self.name, self.stage, self.config, self.options = name, stage, stage.config, options
-        self.accelerator = Accelerator(mixed_precision=self.config.precision, cpu=options.cpu)
+        self.accelerator = _accelerator(self.config.precision, options.cpu)
         self.device = self.accelerator.device
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.journal = journal or Journal(options.out, main=self.accelerator.is_main_process)
@@ -125,6 +126,7 @@ class Run:
         self.figures: dict[str, Any] = {}
         self.bad: dict[str, str] = {}
         self.data_facts: dict[str, Any] = {}
+        self.started_from = _described(options.init) if options.init is not None else {}
         self.averages = {
             key: copy.deepcopy(self.nets[key]).eval().requires_grad_(False)
             for key in (stage.averaged if self.config.ema else ())
@@ -177,6 +179,7 @@ class Run:
             "bad": self.bad,
             "command": self.options.command,
             "data": self.data_facts,
+            "started_from": self.started_from,
         }
 
     def resume(self) -> bool:
@@ -199,7 +202,7 @@ class Run:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
-        self.figures, self.bad = state["figures"], state["bad"]
+        self.figures, self.bad, self.started_from = state["figures"], state["bad"], state["started_from"]
         if self.data_facts and state["data"].get("fingerprint") != self.data_facts["fingerprint"]:
             before, now = state["data"].get("pictures"), self.data_facts["pictures"]
             self.journal.note(f"The training pictures changed since the last checkpoint: {before} then, {now} now")
@@ -349,6 +352,38 @@ class Run:
         if self.accelerator.is_main_process:
             return self.checkpoints.save(self.state(), self.position.total)
         return None
+
+
+def _accelerator(precision: str, cpu: bool) -> Accelerator:
+    try:
+        accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
+    except ValueError as error:  # its word for what this machine, or a process that began otherwise, cannot have
+        raise _no_such_precision(precision, str(error).splitlines()[0]) from error
+    if precision != "no" and not accelerator.native_amp:
+        raise _no_such_precision(precision, "accelerate would compute in float32 instead")
+    return accelerator
+
+
+def _no_such_precision(precision: str, found: str) -> SettingsError:
+    return SettingsError(
+        f"Cannot train in {precision} here",
+        found=found,
+        kept="Nothing was started",
+        todo="Use --set precision=no or bf16; fp16 needs a GPU",
+    )
+
+
+def _described(init: Path) -> dict[str, Any]:
+    """Return what is known of the weights a run starts from: their name, and the images they had seen."""
+    facts: dict[str, Any] = {"name": init.name, "images_seen": 0}
+    if init.is_dir() or init.suffix == ".pt":
+        state = read_newest(init)
+        seen = state["position"]["total"] + state["started_from"].get("images_seen", 0)
+        return {**facts, "images_seen": seen}
+    card = init.with_suffix(".json")
+    if card.is_file():
+        facts["images_seen"] = int(json.loads(card.read_text("utf-8")).get("images_seen", 0))
+    return facts
 
 
 def weigh(phase: Phase, terms: dict[str, Tensor]) -> Tensor:
