@@ -29,12 +29,12 @@ class CompareFaces(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="The restored images"),
                 io.Image.Input("truth", tooltip="What they should look like: as many, of the same size"),
-                io.Image.Input(
-                    "input", optional=True, tooltip="What they were restored from, to see what was gained"
-                ),
                 option(
                     io.Int, "rows", default=16, min=1, max=64,
                     tooltip="Pairs on the sheet, from the first; the figures hold all",
+                ),
+                io.Image.Input(
+                    "input", optional=True, tooltip="What they were restored from, to see what was gained"
                 ),
             ],
             outputs=[
@@ -45,7 +45,7 @@ class CompareFaces(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, truth: torch.Tensor, input: torch.Tensor | None = None, rows: int = 16
+        cls, image: torch.Tensor, truth: torch.Tensor, rows: int = 16, input: torch.Tensor | None = None
     ) -> io.NodeOutput:
         """Compare every pair."""
         # Here and not at the top: the metrics are many modules, and the pack must load fast.

@@ -16,6 +16,8 @@ from host_harness import Host, HostError, PromptInterrupted
 from PIL import Image
 
 from bfr_core.cli import main
+from bfr_core.degrade.chain import degrade, draw
+from bfr_core.degrade.presets import get_preset
 
 pytestmark = [
     pytest.mark.host,
@@ -115,7 +117,7 @@ def test_every_node_is_there(host: Host) -> None:
     assert "Traceback" not in host.log
 
 
-@pytest.mark.parametrize("workflow", sorted(path.stem for path in API.glob("*.json")))
+@pytest.mark.parametrize("workflow", sorted(path.stem for path in API.glob("restore_*.json")))
 def test_saved_workflows_give_what_the_command_line_gives(
     workflow: str, host: Host, name: str, photo: Path, tmp_path: Path, record_property: Any
 ) -> None:
@@ -136,6 +138,27 @@ def test_saved_workflows_give_what_the_command_line_gives(
     assert outside.any()
     # The preview of the mask rounds less than half a level to black; that little may tip the rounding of a pixel.
     assert np.abs(got - before)[outside].max() <= LEVEL + 1e-9
+
+
+def test_faces_are_degraded_restored_and_compared(host: Host, name: str) -> None:
+    prompt = saved("degrade_and_compare", name)
+    degraded, restored = (by_kind(prompt, kind) for kind in ("BFR_DegradeFaces", "PreviewImage"))
+    texts = [number for number, one in prompt.items() if one["class_type"] == "PreviewAny"]
+    prompt[degraded]["inputs"] |= {"preset": "x8", "seed": 3}
+    for number, slot in (("90", 0), ("91", 1)):
+        prompt[number] = node("PreviewImage", images=[degraded, slot])
+    entry = host.run(prompt)
+    low, truth, face = (pixels(host.outputs(entry, number)[0]) for number in ("90", "91", restored))
+    expected = degrade((truth * 255).round().astype(np.uint8), draw(get_preset("x8"), 3)).astype(float) / 255
+    # The host's SaveImage cuts off the fractions of what it is given, so the truth may differ by a level beforehand.
+    assert np.abs(low - expected).max() <= 3 * LEVEL
+    parameters, figures = (json.loads("".join(entry["outputs"][number]["text"])) for number in texts)
+    assert parameters[0]["downscale"] == 8.0 and parameters[0]["seed"] == 3
+    values = figures["pairs"][0]["values"]["psnr"]
+    for side, image in (("input", low), ("restored", face)):
+        assert values[side] == pytest.approx(-10 * np.log10(np.mean((image - truth) ** 2)), abs=0.05)
+    (sheet,) = (pixels(path) for path in host.outputs(entry, by_kind(prompt, "SaveImage")))
+    assert sheet.shape[1] > 1.5 * sheet.shape[0] and sheet.std() > 0.1
 
 
 def test_alpha_is_kept(host: Host, photo: Path, tmp_path: Path) -> None:
@@ -165,7 +188,7 @@ def test_a_batch_gives_what_its_images_give(host: Host, name: str) -> None:
         assert np.array_equal(got, alone)
 
 
-@pytest.mark.parametrize("workflow", sorted(path.stem for path in API.glob("*.json")))
+@pytest.mark.parametrize("workflow", sorted(path.stem for path in API.glob("restore_*.json")))
 def test_no_face_changes_no_bit(workflow: str, host: Host, flat: str) -> None:
     prompt = saved(workflow, flat)
     entry = host.run(prompt)
