@@ -633,34 +633,35 @@ def test_bf16_runs_and_stays_close_to_float32(faces, tmp_path):
     assert 0 < difference < 0.02
 
 
+SCRIPT = """
+import dataclasses, sys
+sys.path[:0] = ['tests', '.']
+import train.__main__ as command
+from train_stages import TinyStage, config
+if __name__ == '__main__':
+    phase = dataclasses.replace(config().phases[0], images=int(sys.argv.pop(1)))
+    TinyStage.configs = {'compact': config(phases=(phase,), validate_images=10**6)}
+    command.find_stage = lambda name: TinyStage
+    sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+def start(folder: Path, faces: Path, images: int, workers: int) -> subprocess.Popen:
+    """Start a run of the tiny stage in a process of its own."""
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    arguments = ["irn.tiny", "--data", faces, "--val", faces, "--out", folder / "run", "--workers", workers]
+    return subprocess.Popen(
+        [sys.executable, str(script), str(images), *map(str, arguments), "--cpu", "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[1],
+        text=True,
+    )
+
+
 def test_interrupting_saves_and_says_how_to_go_on(tmp_path, faces):
-    root = Path(__file__).resolve().parents[1]
-    script = (
-        "import sys; sys.path[:0] = ['tests', '.']\n"
-        "import train.__main__ as command\nfrom train_stages import TinyStage, config\n"
-        "import dataclasses\n"
-        "phase = dataclasses.replace(config().phases[0], images=10**6)\n"
-        "TinyStage.configs = {'compact': config(phases=(phase,), validate_images=10**6)}\n"
-        "command.find_stage = lambda name: TinyStage\n"
-        "sys.exit(command.main(sys.argv[1:]))\n"
-    )
-    arguments = [
-        "irn.tiny",
-        "--data",
-        faces,
-        "--val",
-        faces,
-        "--out",
-        tmp_path,
-        "--workers",
-        "0",
-        "--cpu",
-        "--threads",
-        "1",
-    ]
-    child = subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, cwd=root, text=True
-    )
+    child = start(tmp_path, faces, 10**6, workers=0)
     assert child.stdout is not None
     while "from the beginning" not in child.stdout.readline():
         assert child.poll() is None
@@ -668,7 +669,14 @@ def test_interrupting_saves_and_says_how_to_go_on(tmp_path, faces):
     child.send_signal(signal.SIGINT)
     said, _ = child.communicate(timeout=20)
     assert child.returncode == 130 and "the same command continues" in said
-    assert newest(tmp_path)["position"]["total"] > 0
+    assert newest(tmp_path / "run")["position"]["total"] > 0
+
+
+def test_workers_end_without_a_word(tmp_path, faces):
+    child = start(tmp_path, faces, 40, workers=2)
+    said, complained = child.communicate(timeout=60)
+    assert child.returncode == 0 and "Done: 40 images" in said
+    assert "terminate" not in complained and "Traceback" not in complained
 
 
 @pytest.mark.release

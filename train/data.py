@@ -6,6 +6,7 @@ interrupted changes what is seen, and with several processes each takes its own 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -121,6 +122,16 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(1)
 
 
+def _start_method() -> str:
+    """Choose how workers begin.
+
+    A forked one can inherit a lock of OpenCV's or OpenMP's pool that no thread of its own will release, and hang. A
+    spawned one ends by way of the destructors of every library, where some abort. One that a fork server began, which
+    never computed anything, does neither; Windows has no fork server.
+    """
+    return "forkserver" if "forkserver" in torch.multiprocessing.get_all_start_methods() else "spawn"
+
+
 class Feed:
     """Hands out the batches of one phase and keeps count of the time spent waiting for them.
 
@@ -159,8 +170,7 @@ class Feed:
             worker_init_fn=_start_worker,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if workers else None,
-            # A forked worker can inherit a lock of OpenCV's or OpenMP's pool that no thread of its own will release.
-            multiprocessing_context="spawn" if workers else None,
+            multiprocessing_context=_start_method() if workers else None,
         )
         self._batches = iter(loader)
 
@@ -182,4 +192,5 @@ class Feed:
     def close(self) -> None:
         """Stop the workers."""
         if hasattr(self._batches, "_shutdown_workers"):
-            self._batches._shutdown_workers()  # type: ignore[attr-defined]
+            with contextlib.suppress(RuntimeError):  # one that dies while it ends had nothing left to give
+                self._batches._shutdown_workers()  # type: ignore[attr-defined]
