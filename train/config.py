@@ -52,6 +52,8 @@ class TrainConfig:
     """What every stage has. A stage adds its own fields in a subclass."""
 
     phases: tuple[Phase, ...]
+    network: str = "compact"
+    """The method's config that the weights are for."""
     seed: int = 0
     optimiser: Literal["adamw", "muon"] = "adamw"
     betas: tuple[Share, Share] = (0.9, 0.99)

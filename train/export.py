@@ -82,7 +82,7 @@ def export(
         )
     stage = find_stage(state["stage"])
     figures = json.loads(metrics.read_text("utf-8")) if metrics else state["figures"]
-    if metrics and (one := figures.get("restorer", {}).get(f"{stage.method}/{state['config_name']}")):
+    if metrics and (one := figures.get("restorer", {}).get(f"{stage.method}/{state['config']['network']}")):
         figures = one
     words = images or f"{facts['pictures']} pictures of {', '.join(facts['places'])}"
     return write_weights(
@@ -90,7 +90,7 @@ def export(
         stage.shipped(state["averages"].get(stage.exported) or state["networks"][stage.exported]),
         dtype=dtype,
         method=stage.method,
-        config=state["config_name"],
+        config=state["config"]["network"],
         title=stage.title,
         images=f"{words}; {licence}",
         images_seen=state["position"]["total"] + state["started_from"].get("images_seen", 0),

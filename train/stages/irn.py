@@ -6,34 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from bfr_core.faces.identity import load_recogniser
 from bfr_core.registry import get_method
 
 from .. import losses
-from ..config import STRICT, Phase
+from ..config import Phase
 from ..data import Batch, Examples
 from ..pairs import RestoreConfig, RestorePhase, face_pairs
 from ..pictures import Pictures
 from ..stage import FileNeed, Nets, Objective, Stage, Step, Validator
 from ..validation import RestoreValidator
 
-
-@dataclass(frozen=True, config=STRICT)
-class IrnConfig(RestoreConfig):
-    """The method's config to train, beside what every restorer has."""
-
-    network: str = "compact"
-
-
 _FREE = {"free512": 3.0, "cc0gen512": 1.5, "pd256": 0.4, "free256": 0.8}
 """Varied portraits more often, those of half the size less."""
 
 _FACE = {"l1": 1.0, "identity": 0.03}
 
-COMPACT = IrnConfig(
+COMPACT = RestoreConfig(
     phases=(
         RestorePhase("crops", 7_400, batch=8, size=256, lr=(0.015, 0.004), warmup=160, weights={"l1": 1.0}),
         RestorePhase("faces", 2_000, batch=4, lr=(0.004, 0.0006), warmup=160, weights=_FACE),
@@ -48,7 +39,7 @@ COMPACT = IrnConfig(
 in the same time. The last mixes in pictures that are nearly good: after the papers' ranges alone the net lowered their
 identity (0.994 to 0.983 at half resolution)."""
 
-PAPER = IrnConfig(
+PAPER = RestoreConfig(
     network="paper",
     phases=(RestorePhase("faces", 9_600_000, batch=32, lr=(5e-5, 5e-5), weights={"l1": 1.0, "identity": 0.1}),),
     degradation="difface",
@@ -61,7 +52,7 @@ PAPER = IrnConfig(
 smaller term."""
 
 
-class IrnStage(Stage[IrnConfig]):
+class IrnStage(Stage[RestoreConfig]):
     """Train x_hat = f_phi(x_d)."""
 
     title: ClassVar[str] = "Identity recovery network"
@@ -74,7 +65,7 @@ class IrnStage(Stage[IrnConfig]):
         "l1": "|x_hat - x|, at half size where the truth was enlarged",
         "identity": "D_cos(f(x_hat), f(x)) = 1 - cos",
     }
-    configs: ClassVar[Mapping[str, IrnConfig]] = {"compact": COMPACT, "paper": PAPER}
+    configs: ClassVar[Mapping[str, RestoreConfig]] = {"compact": COMPACT, "paper": PAPER}
     needs: ClassVar[Mapping[str, FileNeed]] = {
         "recogniser": FileNeed("face recogniser of the identity loss: MobileFaceNet, IR-SE50 or resnet18 ArcFace")
     }
@@ -84,7 +75,7 @@ class IrnStage(Stage[IrnConfig]):
         "what blur of more than about 10 px has removed."
     )
 
-    def __init__(self, config: IrnConfig, files: Mapping[str, Path]) -> None:
+    def __init__(self, config: RestoreConfig, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)
         self.recogniser = load_recogniser(files["recogniser"])
         self.frozen["recogniser"] = self.recogniser  # type: ignore[assignment]
