@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import runs_yunet
 from torch import Tensor
 
 from bfr_core.errors import DetectorError, InputMediaError, WeightsError
@@ -72,6 +73,7 @@ def test_two_people_are_two_faces_biggest_first(ours: Detector, shared: Path) ->
         assert_upright(face)
 
 
+@runs_yunet
 def test_agrees_with_yunet_on_clean_portraits(ours: Detector, shared: Path) -> None:
     yunet = load_detector("yunet", path=shared / "weights" / "yunet_n_dynamic.onnx")
     for name in ("astronaut.png", "obama.jpg", "biden.jpg", "obama-720p.jpg"):
@@ -323,6 +325,7 @@ def test_every_back_end_says_whether_it_can_run() -> None:
     assert all(info.reason for info in infos)
 
 
+@runs_yunet
 def test_known_file_in_a_folder_is_found(shared: Path) -> None:
     folder = shared / "weights"
     info = {info.name: info for info in detectors([folder])}["yunet"]

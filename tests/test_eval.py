@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import opens_pickles
 from scipy.linalg import sqrtm
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -119,6 +120,7 @@ def test_every_metric_is_a_row_and_a_missing_file_says_what_to_put_where(folders
     assert "niqe_pris_params.npz" in page and "NIQE: put niqe_pris_params.npz" in capsys.readouterr().out
 
 
+@opens_pickles
 def test_identity_and_its_angle_with_a_recogniser(folders, tmp_path, shared):
     recogniser = shared / "weights" / "mobilefacenet.pt"
     status, found = evaluate(folders, tmp_path, "--recogniser", recogniser)
@@ -314,6 +316,7 @@ def test_features_give_the_distances_between_sets(folders, tmp_path, capsys):
     assert rows(again)["fid"]["sides"]["restored"]["mean"] == pytest.approx(expected, rel=1e-6)
 
 
+@opens_pickles
 def test_files_in_the_folder_are_found_and_used(folders, tmp_path, shared):
     for side, folder in folders.items():
         for path in folder.iterdir():

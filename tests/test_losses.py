@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import opens_pickles
+from scipy import integrate
 from scipy.stats import norm
 from torch import nn
 from torch.nn import functional as F
@@ -104,6 +106,7 @@ def test_identity_moves_the_output_only(recogniser):
     assert truth.grad is None and output.grad is not None and output.grad.abs().sum() > 0
 
 
+@opens_pickles
 def test_a_stranger_costs_more_than_the_same_person(shared):
     import cv2
 
@@ -169,6 +172,7 @@ def test_relative_is_about_one_for_a_picture_without_detail_and_does_not_know_th
     assert math.isfinite(plain(black + 0.1, black).item())
 
 
+@opens_pickles
 @pytest.mark.parametrize(("depth", "last"), [(19, "relu3_4"), (16, "relu3_3")])
 def test_vgg_compares_the_last_map_of_each_stage(tmp_path, depth, last):
     net, path = random_vgg(depth), tmp_path / "vgg.pth"
@@ -209,6 +213,7 @@ def test_heads_without_a_backbone_are_refused(tmp_path, recogniser):
         losses.load_perceptual(heads=tmp_path / "vgg.pth", recogniser=recogniser)
 
 
+@opens_pickles
 def test_a_recognisers_layers_count_alike_and_punish_blur_more_than_light(shared):
     import cv2
 
@@ -227,6 +232,7 @@ def test_a_recognisers_layers_count_alike_and_punish_blur_more_than_light(shared
     assert max(layers) < 2 * min(layers)
 
 
+@opens_pickles
 def test_lpips_is_chosen_with_its_heads(shared, tmp_path):
     torch.save(random_vgg(16).state_dict(), tmp_path / "vgg16.pth")
     heads = shared / "weights" / "lpips_heads" / "vgg.pth"
@@ -367,7 +373,7 @@ def test_kl_is_the_integral(mean, logvar):
     std = math.exp(logvar / 2)
     x = np.linspace(mean - 12 * std, mean + 12 * std, 20_001)
     density = norm.pdf(x, mean, std)
-    wanted = np.trapezoid(density * (norm.logpdf(x, mean, std) - norm.logpdf(x)), x)
+    wanted = integrate.trapezoid(density * (norm.logpdf(x, mean, std) - norm.logpdf(x)), x)
     ours = losses.kl(torch.full((2, 1, 1, 1), mean).double(), torch.full((2, 1, 1, 1), logvar).double()).item()
     assert ours == pytest.approx(wanted, abs=1e-6, rel=1e-6) and ours > -1e-12
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import opens_pickles
 from PIL import Image
 from safetensors.numpy import save_file
 from scipy import integrate, linalg, ndimage, special
@@ -38,9 +39,6 @@ from bfr_core.metrics.landmarks import EYE_POINTS, detection_success_rate, lmd, 
 from bfr_core.metrics.niqe import Niqe, fit_aggd
 from bfr_core.networks.mobilefacenet import MobileFaceNet
 from bfr_core.weights import fill, load_state
-
-VERSION = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-opens_pickles = pytest.mark.skipif(VERSION < (2, 10), reason="this torch is too old to open .pth files safely")
 
 
 def picture(array: np.ndarray) -> torch.Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from marks import opens_pickles
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -18,9 +19,6 @@ from bfr_core.networks.alexnet import AlexNetFeatures, load_alexnet
 from bfr_core.networks.fan import CoordConv, Fan, load_fan
 from bfr_core.networks.vgg import VggFeatures, load_vgg
 from bfr_core.weights import load_state
-
-VERSION = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-opens_pickles = pytest.mark.skipif(VERSION < (2, 10), reason="this torch is too old to open .pth files safely")
 
 VGG16 = [("c", 64), ("c", 64), "p", ("c", 128), ("c", 128), "p", *[("c", 256)] * 3, "p", *[("c", 512)] * 3, "p"]
 VGG16 = [*VGG16, *[("c", 512)] * 3]

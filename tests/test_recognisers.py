@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from marks import opens_pickles
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
@@ -303,6 +304,7 @@ def resnet18_file(tmp_path_factory) -> Path:
     return path
 
 
+@opens_pickles
 def test_a_dataparallel_file_loads_and_embeds(resnet18_file, faces):
     recogniser = load_recogniser(resnet18_file)
     assert recogniser.title == "ArcFace resnet18" and recogniser.size == 128
@@ -334,6 +336,7 @@ def test_every_layout_has_a_gradient_and_maps_of_any_size(layout, faces):
     assert len(maps) == 4 and all(a[0] == 2 * b[0] and a[1] == 2 * b[1] for a, b in pairwise(sizes))
 
 
+@opens_pickles
 def test_it_stays_in_evaluation_mode(resnet18_file, faces):
     """Batch statistics would make a face's identity depend on its neighbours."""
     trainer = nn.Sequential(load_recogniser(resnet18_file))
@@ -346,6 +349,7 @@ def test_it_stays_in_evaluation_mode(resnet18_file, faces):
     assert torch.equal(trainer[0].state_dict()["net.bn1.running_mean"], before)
 
 
+@opens_pickles
 def test_the_mobilefacenet_file_is_told_by_its_keys(shared, faces):
     path = shared / "weights" / "mobilefacenet.pt"
     recogniser = load_recogniser(path)
@@ -354,6 +358,7 @@ def test_the_mobilefacenet_file_is_told_by_its_keys(shared, faces):
         torch.testing.assert_close(embed(recogniser, faces), embed(load_mobilefacenet(path), faces), atol=0, rtol=0)
 
 
+@opens_pickles
 def test_maps_lead_to_the_embedding(shared, faces):
     """The last map of MobileFaceNet, through its head, is what `embed` returns: no layer is left out."""
     recogniser = load_recogniser(shared / "weights" / "mobilefacenet.pt")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from marks import opens_pickles
 from PIL import Image
 from skimage.data import astronaut
 from train_stages import TinyConfig, TinyStage, config, tiny
@@ -201,6 +202,7 @@ def test_a_missing_file_is_named_before_anything_starts(faces, tmp_path, capsys)
     assert status == 1 and "none.pt" in capsys.readouterr().err and not out.exists()
 
 
+@opens_pickles
 @pytest.mark.parametrize(("config_name", "network"), [("compact", "RestoreUNet"), ("paper", "SwinIR")])
 def test_the_identity_recovery_network_trains(faces, tmp_path, shared, config_name, network, capsys):
     small = tmp_path / "small.json"

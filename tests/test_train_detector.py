@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from marks import runs_yunet
 from PIL import Image
 from skimage.data import astronaut
 
@@ -178,6 +179,7 @@ def test_the_benchmark_measures_what_training_holds_out(shared: Path) -> None:
     assert held == set(held_out_scenes(shared))
 
 
+@runs_yunet
 def test_yunet_labels_an_aligned_face(shared: Path, tmp_path: Path) -> None:
     image = cv2.resize(astronaut()[10:234, 110:334], (512, 512), interpolation=cv2.INTER_CUBIC)
     Image.fromarray(image).save(tmp_path / "face.png")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import opens_pickles
 from safetensors.torch import save, save_file
 from torch import nn
 
@@ -20,9 +21,6 @@ from bfr_core.errors import BfrError, WeightsError
 from bfr_core.registry import get_method, identify
 from bfr_core.restorer import load_restorer
 from bfr_core.weights import convert, embedded_cards, fill, load_embedded, load_state, sha256_of
-
-VERSION = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-opens_pickles = pytest.mark.skipif(VERSION < (2, 10), reason="this torch is too old to open .pth files safely")
 
 
 @pytest.fixture
