@@ -35,6 +35,7 @@ from .optim import build_optimiser, learning_rate, set_learning_rate
 from .pictures import Pictures, list_sources
 from .stage import Check, Objective, Stage, Step, Validator
 
+Outcome = Literal["done", "time limit", "interrupted"]
 REPORT_SECONDS = 30.0
 _SHEET_HEIGHT = 256
 
@@ -402,7 +403,7 @@ def weigh(phase: Phase, terms: dict[str, Tensor]) -> Tensor:
     return torch.stack([phase.weights[term] * value.float() for term, value in terms.items()]).sum()
 
 
-def train(name: tuple[str, str], stage: Stage, options: Options) -> Literal["done", "time limit", "interrupted"]:
+def train(name: tuple[str, str], stage: Stage, options: Options) -> Outcome:
     """Train until the phases are through, the time is up, or somebody interrupts; in each case a checkpoint is kept.
 
     Raises:
@@ -459,7 +460,7 @@ def open_data(run: Run) -> tuple[Pictures, Pictures]:
     return pictures, held_out
 
 
-def _phases(run: Run, pictures: Pictures, validator: Validator | None, interrupted: list[int]) -> Any:
+def _phases(run: Run, pictures: Pictures, validator: Validator | None, interrupted: list[int]) -> Outcome:
     began = saved = time.monotonic()
     while run.position.phase < len(run.config.phases):
         phase = run.config.phases[run.position.phase]
@@ -494,9 +495,9 @@ def _phases(run: Run, pictures: Pictures, validator: Validator | None, interrupt
                     run.save()
                     saved = time.monotonic()
                 if ends:
-                    done = "interrupted" if interrupted else "time limit"
-                    run.journal.note(f"Ended ({done}) after {run.position.total} images; the same command continues")
-                    return done
+                    outcome: Outcome = "interrupted" if interrupted else "time limit"
+                    run.journal.note(f"Ended ({outcome}) after {run.position.total} images; the same command continues")
+                    return outcome
         finally:
             feed.close()
         run.position.phase, run.position.seen = run.position.phase + 1, 0
