@@ -291,13 +291,16 @@ def test_a_new_run_starts_from_given_weights(declared, faces, tmp_path):
     assert_same(dict(run.nets["net"].state_dict()), averages)
     assert_same(dict(run.averages["net"].state_dict()), averages)
     checkpoint = sorted((tmp_path / "a/checkpoints").glob("*.pt"))[-1]
-    assert run.started_from == {"name": "a.safetensors", "images_seen": 20}
+    assert (run.started_from["name"], run.started_from["images_seen"]) == ("a.safetensors", 20)
     again = Run(NAME, tiny(), options(faces, tmp_path / "b", init=checkpoint))
     assert again.started_from["images_seen"] == 20
-    options_b = options(faces, tmp_path / "b", init=tmp_path / "a.safetensors", stop_after=4)
+    card = tmp_path / "a.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "command": "first"}))
+    options_b = options(faces, tmp_path / "b", init=tmp_path / "a.safetensors", stop_after=4, command="second")
     run_training(NAME, tiny(), options_b)
     call("export", tmp_path / "b", "-o", tmp_path / "b.safetensors")
-    assert json.loads((tmp_path / "b.json").read_text())["images_seen"] == 24
+    exported = json.loads((tmp_path / "b.json").read_text())
+    assert (exported["images_seen"], exported["command"]) == (24, "first; then second")
     assert_same(dict(again.nets["net"].state_dict()), averages)
     other = tmp_path / "other.safetensors"
     from safetensors.torch import save_file

@@ -17,6 +17,7 @@ from bfr_core.media.atomic import publish
 from bfr_core.weights import Card, sha256_of
 
 from .checkpoint import read_newest
+from .loop import chained
 from .stage import find_stage
 
 
@@ -94,7 +95,7 @@ def export(
         title=stage.title,
         images=f"{words}; {licence}",
         images_seen=state["position"]["total"] + state["started_from"].get("images_seen", 0),
-        command=state["command"],
+        command=chained(state["started_from"], state["command"]),
         metrics=figures,
         weaknesses=weaknesses or stage.weaknesses,
     )

@@ -375,16 +375,20 @@ def _no_such_precision(precision: str, found: str) -> SettingsError:
 
 
 def _described(init: Path) -> dict[str, Any]:
-    """Return what is known of the weights a run starts from: their name, and the images they had seen."""
-    facts: dict[str, Any] = {"name": init.name, "images_seen": 0}
+    """Return what is known of the weights a run starts from: name, images they had seen, command that made them."""
     if init.is_dir() or init.suffix == ".pt":
         state = read_newest(init)
-        seen = state["position"]["total"] + state["started_from"].get("images_seen", 0)
-        return {**facts, "images_seen": seen}
+        earlier = state["started_from"]
+        seen = state["position"]["total"] + earlier.get("images_seen", 0)
+        return {"name": init.name, "images_seen": seen, "command": chained(earlier, state["command"])}
     card = init.with_suffix(".json")
-    if card.is_file():
-        facts["images_seen"] = int(json.loads(card.read_text("utf-8")).get("images_seen", 0))
-    return facts
+    known = json.loads(card.read_text("utf-8")) if card.is_file() else {}
+    return {"name": init.name, "images_seen": known.get("images_seen", 0), "command": known.get("command", "")}
+
+
+def chained(started_from: dict[str, Any], command: str) -> str:
+    """Return the commands that led to weights, the earliest first."""
+    return "; then ".join(filter(None, (started_from.get("command", ""), command)))
 
 
 def weigh(phase: Phase, terms: dict[str, Tensor]) -> Tensor:
