@@ -113,3 +113,13 @@ class Runtime:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             return None
+
+
+def worker_start_method() -> str:
+    """Choose how worker processes begin.
+
+    A forked one can inherit a lock of OpenCV's or OpenMP's pool that no thread of its own will release, and hang. A
+    spawned one ends by way of the destructors of every library, where some abort. One that a fork server began, which
+    never computed anything, does neither; Windows has no fork server.
+    """
+    return "forkserver" if "forkserver" in torch.multiprocessing.get_all_start_methods() else "spawn"

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bfr_core.errors import BfrError, InputMediaError
+from bfr_core.runtime import worker_start_method
 
 from .pictures import Pictures
 
@@ -122,16 +123,6 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(1)
 
 
-def _start_method() -> str:
-    """Choose how workers begin.
-
-    A forked one can inherit a lock of OpenCV's or OpenMP's pool that no thread of its own will release, and hang. A
-    spawned one ends by way of the destructors of every library, where some abort. One that a fork server began, which
-    never computed anything, does neither; Windows has no fork server.
-    """
-    return "forkserver" if "forkserver" in torch.multiprocessing.get_all_start_methods() else "spawn"
-
-
 class Feed:
     """Hands out the batches of one phase and keeps count of the time spent waiting for them.
 
@@ -170,7 +161,7 @@ class Feed:
             worker_init_fn=_start_worker,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if workers else None,
-            multiprocessing_context=_start_method() if workers else None,
+            multiprocessing_context=worker_start_method() if workers else None,
         )
         self._batches = iter(loader)
 

@@ -17,6 +17,7 @@ import torch
 from ..degrade.chain import DegradeParams, degrade, degrade_batch, draw, gaussian_kernel
 from ..degrade.presets import get_preset
 from ..media.pictures import read_picture
+from ..runtime import worker_start_method
 
 _WORKERS = 2
 _SIZE = 256
@@ -30,8 +31,8 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
     say(f"load average before: {busy:.1f} on {os.cpu_count()} cores; wall time suffers from it, CPU time hardly")
     image = _picture(data)
     figures: dict[str, Any] = {"load_before": round(busy, 2), "size": _SIZE, "workers": _WORKERS}
-    # Processes, and not forked ones: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(_WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context(worker_start_method())
+    with ProcessPoolExecutor(_WORKERS, mp_context=context) as pool:
         for name in ("ours", "plain"):
             _round(pool, image, name, 8)  # imports and first calls
             wall, cpu = _round(pool, image, name, _COUNT)

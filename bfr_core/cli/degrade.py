@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .. import __version__
 from ..degrade.presets import PRESETS, SEVERITIES, describe, get_preset, override
+from ..degrade.video import CLIP_KEYS
 from ..errors import BfrError, InputMediaError, SettingsError
+from ..media.clips import is_clip
 from ._output import FAILED, say, show, write_json
 
 if TYPE_CHECKING:
     from ..degrade.drawing import DegradeParams
     from ..degrade.video import ClipParams
     from ..media.outputs import Job
-
-_CLIP_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg")
-_CLIP_KEYS = (
-    "codec", "quality", "wander", "turn", "wander_s", "noise_memory", "fixed_share", "drop_prob", "repeat_prob"
-)  # fmt: skip
 
 
 def add(commands: Any, argv: Sequence[str] | None) -> None:
@@ -49,7 +46,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="replace a range of the preset: low,high or one number or a|b|c, such as jpeg_quality=30,60; of clips "
-        f"also {', '.join(_CLIP_KEYS)}",
+        f"also {', '.join(CLIP_KEYS)}",
     )
     parser.add_argument("--params", type=Path, metavar="FILE", help="write what was drawn for each file, as JSON")
     parser.add_argument("--repeat", type=Path, metavar="FILE", help="do again exactly what --params wrote")
@@ -103,10 +100,10 @@ def _degrade(args: argparse.Namespace) -> int:
             todo="Leave one of them out, or edit the file to repeat",
         )
     clip_settings = _clip_settings(args.set)
-    preset = override(get_preset(args.preset), [text for text in args.set if _key(text) not in _CLIP_KEYS])
+    preset = override(get_preset(args.preset), [text for text in args.set if _key(text) not in CLIP_KEYS])
     stored = _read_stored(args.repeat) if args.repeat else None
     # Everything that can fail for all files fails before the first one.
-    if clip_settings and not any(_is_clip(path) for path in args.inputs):
+    if clip_settings and not any(is_clip(path) for path in args.inputs):
         raise SettingsError(
             f"Nothing takes the setting {next(iter(clip_settings))}",
             found="it is one of clips, and there is no clip among the inputs",
@@ -205,7 +202,7 @@ def _plan(args: argparse.Namespace) -> list[_Work]:
     from ..media.outputs import plan_outputs
     from ..media.pictures import FORMATS
 
-    clips = [path for path in args.inputs if _is_clip(path)]
+    clips = [path for path in args.inputs if is_clip(path)]
     pictures = [path for path in args.inputs if path not in clips]
     works: list[_Work] = []
     if pictures:
@@ -230,10 +227,6 @@ def _plan(args: argparse.Namespace) -> list[_Work]:
     return works
 
 
-def _is_clip(path: Path) -> bool:
-    return path.suffix.lower() in _CLIP_SUFFIXES and not path.is_dir()
-
-
 def _name(source: Path, folders: list[Path]) -> str:
     folder = next((folder for folder in folders if folder in source.parents), None)
     return source.relative_to(folder).as_posix() if folder else source.name
@@ -247,7 +240,7 @@ def _clip_settings(settings: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in settings:
         key, text = _key(setting), setting.partition("=")[2].strip()
-        if key not in _CLIP_KEYS:
+        if key not in CLIP_KEYS:
             continue
         try:
             values[key] = text if key == "codec" else int(text) if key == "quality" else float(text)

@@ -52,10 +52,10 @@ def _eval(args: argparse.Namespace) -> int:
 
     from ..evaluate.report import write_html
     from ..evaluate.run import Options, evaluate
-    from ..evaluate.sources import is_clip
     from ..evaluate.table import leftovers, lines
     from ..evaluate.tools import Tools
     from ..media.atomic import make_folder, require_writable
+    from ..media.clips import is_clip
     from ..runtime import pick_device
 
     _check(args)

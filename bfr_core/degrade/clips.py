@@ -23,8 +23,6 @@ from .video import ClipParams, FrameRecord, degrade_frames
 CLIPS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """Suffixes that are written, and the container each one names."""
 
-CLIP_INPUTS = {*CLIPS, ".webm", ".avi", ".ts", ".mpg", ".mpeg"}
-
 _READABLE = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
 """A playlist or script named like a clip would make FFmpeg open other files."""
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from .. import __version__
 from ..errors import BfrError, InputMediaError, SettingsError
 from ..faces.align import align_face
+from ..media.clips import is_clip
 from ..metrics.temporal import estimate_motion
 from ..types import Face
 from .catalogue import BY_KEY, METRICS, WORST_BY, Metric
 from .results import Evaluation, Item, Row, WorstKeeper, summarise
-from .sources import SIDES, ClipMatch, Moment, is_clip, pair_pictures, read_entry
+from .sources import SIDES, ClipMatch, Moment, pair_pictures, read_entry
 from .tools import FramePair, Picture, Tools
 
 _FACE_SIZE = 512

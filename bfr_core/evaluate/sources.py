@@ -18,9 +18,6 @@ from ..media.pictures import FORMATS, read_picture, to_float
 SIDES = ("restored", "input", "truth")
 """What is compared. A mapping by side leaves `input` out where there is none."""
 
-CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
-"""Suffixes that are read as a clip."""
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -38,11 +35,6 @@ class Pairing:
     entries: list[Entry]
     unmatched: dict[str, list[str]] = field(default_factory=dict)
     """By side: names that no other side has, or inputs that a face lacks."""
-
-
-def is_clip(path: Path) -> bool:
-    """Return whether `path` names a clip."""
-    return path.suffix.lower() in CLIPS
 
 
 def pair_pictures(paths: Mapping[str, Path]) -> Pairing:
