@@ -346,6 +346,23 @@ def test_files_in_the_folder_are_found_and_used(folders, tmp_path, shared):
     assert evaluate(folders, tmp_path, "--weights", weights) == (1, {})
 
 
+def test_a_niqe_model_of_ones_own_is_fitted_and_named(folders, tmp_path, shared, capsys):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    sharp = shared / "faces" / "free512" / "val"
+    assert main(["models", "fit-niqe", str(sharp), "-o", str(weights / "niqe_pris_params.npz")]) == 0
+    assert "own pristine model of 16 pictures" in capsys.readouterr().out
+    for folder in folders.values():
+        for path in folder.iterdir():
+            write(path, cv2.resize(read(path), (192, 192), interpolation=cv2.INTER_CUBIC))
+    status, found = evaluate(folders, tmp_path, "--weights", weights)
+    assert status == 0 and rows(found)["niqe"]["measured_with"] == "own pristine model"
+    assert rows(found)["niqe"]["sides"]["restored"]["n"] == 3
+    assert main(["models", "fit-niqe", str(sharp), "-o", str(tmp_path / "niqe.txt")]) == 1
+    assert main(["models", "fit-niqe", str(folders["truth"]), "-o", str(tmp_path / "few.npz")]) == 1
+    assert "sharp blocks" in capsys.readouterr().err and not (tmp_path / "few.npz").exists()
+
+
 def test_98_points_and_expressions_by_hand(folders, tmp_path, faces):
     """With networks whose answer is known: points that move with the brightness, and a label for bright faces."""
     for name in ("alignment_WFLW_4HG.pth", "enet_b0_8_best_vgaf.onnx"):

@@ -32,6 +32,10 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     convert.add_argument("-o", "--out", type=Path, required=True, help="a .safetensors file")
     convert.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="cast the numbers")
     convert.set_defaults(run=_models_convert)
+    niqe = actions.add_parser("fit-niqe", help="fit a pristine model for NIQE to sharp pictures of your own")
+    niqe.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="untouched pictures, and folders of them")
+    niqe.add_argument("-o", "--out", type=Path, required=True, help="niqe_pris_params.npz, where `bfr eval` looks")
+    niqe.set_defaults(run=_models_fit_niqe)
 
 
 def _models_list(args: argparse.Namespace) -> int:
@@ -114,4 +118,31 @@ def _models_convert(args: argparse.Namespace) -> int:
         )
     written = convert(args.source, args.out, dtype=DTYPES[args.dtype] if args.dtype else None)
     show(f"{args.out}: {written['tensors']} tensors, {written['bytes']} bytes, sha256 {written['sha256']}")
+    return 0
+
+
+def _models_fit_niqe(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..errors import SettingsError
+    from ..media.pictures import FORMATS, read_picture, to_float
+    from ..metrics.niqe import Niqe
+
+    if args.out.suffix != ".npz":
+        raise SettingsError(
+            f"Cannot write a NIQE model to {args.out}",
+            found=f"its suffix is {args.out.suffix or 'missing'}, expected .npz",
+            kept="Nothing was written",
+            todo="Name it niqe_pris_params.npz",
+        )
+    files = [
+        path
+        for place in args.inputs
+        for path in (sorted(place.rglob("*")) if place.is_dir() else [place])
+        if path == place or path.suffix.lower() in FORMATS
+    ]
+    with tqdm(files, unit="picture", disable=None) as bar:
+        model = Niqe.fit(to_float(read_picture(path)).clamp(0, 1) for path in bar)
+    model.save(args.out)
+    show(f"{args.out}: {model.model} of {len(files)} pictures; its figures do not compare with published ones")
     return 0

@@ -34,7 +34,7 @@ FILES: dict[str, MetricFile] = {
     "niqe": MetricFile(
         "NIQE",
         ("niqe_pris_params.npz",),
-        "github.com/XPixelGroup/BasicSR, basicsr/metrics, or `Niqe.fit` over pictures of your own",
+        "github.com/XPixelGroup/BasicSR, basicsr/metrics, or `bfr models fit-niqe` with pictures of your own",
         "Apache-2.0 repository; the values are those of LIVE's NIQE release",
     ),
     "lpips_backbone": MetricFile("LPIPS (VGG)", ("vgg16-397923af.pth",), _TORCHVISION, _IMAGENET),

@@ -150,7 +150,7 @@ def _no_model(path: Path, found: str) -> WeightsError:
         found=f"{found}; expected mu_pris_param (36), cov_pris_param (36, 36) and gaussian_window (7, 7)",
         kept="Nothing was loaded",
         todo="Get niqe_pris_params.npz of BasicSR (github.com/XPixelGroup/BasicSR, basicsr/metrics), or fit a model of "
-        "your own with Niqe.fit",
+        "your own with `bfr models fit-niqe`",
     )
 
 
