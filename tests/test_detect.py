@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marks import runs_yunet
+from marks import opens_pickles, runs_yunet
 from torch import Tensor
 
 from bfr_core.errors import DetectorError, InputMediaError, WeightsError
@@ -432,6 +432,7 @@ def test_insightface_is_called_as_it_expects(monkeypatch: pytest.MonkeyPatch, tm
     assert [face.box for face in faces] == [(10, 20, 30, 40)]
 
 
+@opens_pickles
 def test_facexlib_is_filled_from_the_file_and_called_as_it_expects(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
