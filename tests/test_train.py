@@ -685,6 +685,16 @@ def test_workers_end_without_a_word(tmp_path, faces):
 
 
 @pytest.mark.release
+def test_a_compiled_network_learns_the_same(tmp_path, faces):
+    for name, compiled in (("plain", False), ("compiled", True)):
+        run_training(NAME, tiny(compile=compiled), options(faces, tmp_path / name, stop_after=8))
+    plain, compiled = (newest(tmp_path / name)["networks"]["net"] for name in ("plain", "compiled"))
+    assert plain.keys() == compiled.keys()
+    for key in plain:
+        assert torch.allclose(plain[key], compiled[key], atol=1e-5), key
+
+
+@pytest.mark.release
 def test_two_processes_learn_what_one_learns(tmp_path, faces):
     root = Path(__file__).resolve().parents[1]
     script = tmp_path / "script.py"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from bfr_core.errors import WeightsError
+from bfr_core.errors import SettingsError, WeightsError
 from bfr_core.media.atomic import make_folder, publish
 from bfr_core.weights import sha256_of
 
@@ -90,15 +91,14 @@ class Checkpoints:
             ) from error
 
 
-def read_newest(place: Path) -> dict[str, Any]:
+def read_newest(place: Path, stage: str = "") -> dict[str, Any]:
     """Read a checkpoint, or the newest whole one of the run in a folder.
 
     Raises:
         WeightsError: there is none, or it is damaged.
+        SettingsError: it is of another stage than `stage`, where one is named.
     """
-    if not place.is_dir():
-        return read_checkpoint(place)
-    state = Checkpoints(place).load(lambda text: None)
+    state = Checkpoints(place).load(lambda text: None) if place.is_dir() else read_checkpoint(place)
     if state is None:
         raise WeightsError(
             f"Cannot use the run in {place}",
@@ -106,7 +106,19 @@ def read_newest(place: Path) -> dict[str, Any]:
             kept="Nothing was changed",
             todo="Name the run's folder or one of its .pt files",
         )
+    if stage and state["stage"] != stage:
+        raise SettingsError(
+            f"Cannot use {place}",
+            found=f"it holds a run of {state['stage']}, expected {stage}",
+            kept="Nothing was started or written",
+            todo=f"Name the folder of a run of {stage}, or one of its .pt files",
+        )
     return state
+
+
+def averaged(state: dict[str, Any], network: str) -> dict[str, Tensor]:
+    """Return a network's averaged weights, or its last ones where the run kept no average of it."""
+    return state["averages"].get(network) or state["networks"].get(network, {})
 
 
 def read_checkpoint(path: Path, *, sha256: str | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bfr_core.errors import SettingsError
 from bfr_core.media.atomic import publish
 from bfr_core.weights import Card, sha256_of
 
-from .checkpoint import read_newest
+from .checkpoint import averaged, read_newest
 from .loop import chained
 from .stage import find_stage
 
@@ -25,8 +25,15 @@ def write_weights(target: Path, state: Mapping[str, Tensor], *, dtype: str = "fl
     """Write `target` and its card; `card` gives the fields of `Card` that cannot be read from the weights.
 
     Raises:
-        SettingsError: a number does not fit into half precision.
+        SettingsError: the target is no safetensors file, or a number does not fit into half precision.
     """
+    if target.suffix != ".safetensors":
+        raise SettingsError(
+            f"Cannot export to {target}",
+            found=f"its suffix is {target.suffix or 'missing'}, expected .safetensors",
+            kept="Nothing was written",
+            todo="Name the output something.safetensors",
+        )
     kind = {"float16": torch.float16, "float32": torch.float32}[dtype]
     cast = {name: (t.to(kind) if t.is_floating_point() else t).contiguous() for name, t in state.items()}
     lost = [name for name, t in cast.items() if t.is_floating_point() and not torch.isfinite(t).all()]
@@ -48,6 +55,28 @@ def write_weights(target: Path, state: Mapping[str, Tensor], *, dtype: str = "fl
     return full
 
 
+def licence_of(states: Sequence[dict[str, Any]]) -> str:
+    """Return the licences of the pictures that runs learnt from, as stated when they were trained.
+
+    Raises:
+        SettingsError: nobody stated those of some pictures.
+    """
+    facts = [state["data"] for state in states]
+    if unlicensed := sorted({place for fact in facts for place in fact["unlicensed"]}):
+        raise SettingsError(
+            "Cannot write a card",
+            found=f"no licence is known for the pictures in {', '.join(unlicensed)}",
+            kept="Nothing was written",
+            todo="State it: --licence 'public domain and CC0'",
+        )
+    return "; ".join(dict.fromkeys(fact["licences"] for fact in facts))
+
+
+def images_seen(state: dict[str, Any]) -> int:
+    """Return the images of a run and of those whose weights it started from."""
+    return state["position"]["total"] + state["started_from"].get("images_seen", 0)
+
+
 def export(
     checkpoint: Path,
     target: Path,
@@ -64,23 +93,9 @@ def export(
         WeightsError: the checkpoint cannot be read.
         SettingsError: the target is no safetensors file, or nobody stated the pictures' licence.
     """
-    if target.suffix != ".safetensors":
-        raise SettingsError(
-            f"Cannot export to {target}",
-            found=f"its suffix is {target.suffix or 'missing'}, expected .safetensors",
-            kept="Nothing was written",
-            todo="Name the output something.safetensors",
-        )
     state = read_newest(checkpoint)
     facts = state["data"]
-    licence = licence or ("" if facts["unlicensed"] else facts["licences"])
-    if not licence:
-        raise SettingsError(
-            f"Cannot write a card for {target.name}",
-            found=f"no licence is known for the pictures in {', '.join(facts['unlicensed'])}",
-            kept="Nothing was written",
-            todo="State it: --licence 'public domain and CC0'",
-        )
+    licence = licence or licence_of([state])
     stage = find_stage(state["stage"])
     figures = json.loads(metrics.read_text("utf-8")) if metrics else state["figures"]
     if metrics and (one := figures.get("restorer", {}).get(f"{stage.method}/{state['config']['network']}")):
@@ -88,13 +103,13 @@ def export(
     words = images or f"{facts['pictures']} pictures of {', '.join(facts['places'])}"
     return write_weights(
         target,
-        stage.shipped(state["averages"].get(stage.exported) or state["networks"][stage.exported]),
+        stage.shipped(averaged(state, stage.exported)),
         dtype=dtype,
         method=stage.method,
         config=state["config"]["network"],
         title=stage.title,
         images=f"{words}; {licence}",
-        images_seen=state["position"]["total"] + state["started_from"].get("images_seen", 0),
+        images_seen=images_seen(state),
         command=chained(state["started_from"], state["command"]),
         metrics=figures,
         weaknesses=weaknesses or stage.weaknesses,

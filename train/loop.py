@@ -26,13 +26,13 @@ from bfr_core.errors import SettingsError, TrainError
 from bfr_core.media.sheets import caption, row, stack
 from bfr_core.weights import fill, load_state
 
-from .checkpoint import Checkpoints, read_newest
+from .checkpoint import Checkpoints, averaged, read_newest
 from .config import RUNTIME_FIELDS, Phase, to_dict
 from .data import Batch, Feed
 from .journal import Journal
 from .licences import stated_licences
 from .optim import build_optimiser, learning_rate, set_learning_rate
-from .pictures import Pictures, list_sources
+from .pictures import Pictures
 from .stage import Check, Objective, Stage, Step, Validator
 
 Outcome = Literal["done", "time limit", "interrupted"]
@@ -232,7 +232,7 @@ class Run:
         if path.is_dir() or path.suffix == ".pt":
             state = read_newest(path)
             for key, net in self.nets.items():
-                fill(net, state["averages"].get(key, state["networks"].get(key, {})), what=f"{key} of {path.name}")
+                fill(net, averaged(state, key), what=f"{key} of {path.name}")
         else:
             key = self.stage.exported
             fill(self.nets[key], load_state(path), what=f"{key} of {self.stage.title}")
@@ -447,7 +447,10 @@ def open_data(run: Run) -> tuple[Pictures, Pictures]:
         run.stage.pictures(places, held=held, align=options.align, store=options.store, memory=memory)
         for places, held in ((options.data, False), (options.val, True))
     )
-    licences = {place: stated_licences(list_sources([place]), place) for place in options.data}
+    licences = {
+        place: stated_licences([source for source in pictures.sources if source.path.is_relative_to(place)], place)
+        for place in options.data
+    }
     names = "\n".join(source.name for source in pictures.sources)
     run.data_facts = {
         "places": [f"{place.parent.name}/{place.name}" for place in options.data],

@@ -11,7 +11,7 @@ from safetensors.numpy import load as load_safetensors
 from torch import Tensor
 
 from ..errors import WeightsError
-from .files import _KEPT, _SAFE_TORCH, _sniff
+from .files import _KEPT, _sniff, require_safe_torch
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".pth", ".pt")
 
@@ -67,14 +67,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    version = tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in torch.__version__.split(".")[:2])
-    if version < _SAFE_TORCH:
-        raise WeightsError(
-            f"Will not open {path} with torch {torch.__version__}",
-            found="torch before 2.10 can be attacked through such files (CVE-2026-24747); expected 2.10 or later",
-            kept=_KEPT,
-            todo="Update torch, or save the arrays with numpy.savez",
-        )
+    require_safe_torch(path)
     # What rebuilds a plain numeric array, under the names of both NumPy 1 and 2; none of it can run other code.
     rebuild = np.empty(0).__reduce__()[0]
     allowed = [(rebuild, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")]

@@ -134,7 +134,12 @@ def _describe_safetensors(path: Path, size: int) -> str | None:
     return f"incomplete: {size} of {total} bytes" if size < total else None
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def require_safe_torch(path: Path) -> None:
+    """Check that this torch can open a pickle without being attacked through it.
+
+    Raises:
+        WeightsError: it is older than the first safe version.
+    """
     version = tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in torch.__version__.split(".")[:2])
     if version < _SAFE_TORCH:
         raise WeightsError(
@@ -143,6 +148,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             kept=_KEPT,
             todo="Update torch, or convert the file elsewhere with `bfr models convert`",
         )
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    require_safe_torch(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -17,12 +17,13 @@ from typing import Any
 
 from torch import Tensor
 
-from bfr_core.errors import BfrError, SettingsError
+from bfr_core.errors import BfrError
 from bfr_core.networks.face_detector import FaceDetectorNet, FaceRefinerNet, fold
 from bfr_core.weights import Card, fill
 
-from ..checkpoint import read_newest
-from ..export import write_weights
+from ..checkpoint import averaged, read_newest
+from ..export import images_seen, licence_of, write_weights
+from ..loop import chained
 from ..stages.detector import DetectorStage
 
 _PARTS = (("search", FaceDetectorNet, "detector.search"), ("refine", FaceRefinerNet, "detector.refiner"))
@@ -39,30 +40,16 @@ def export_detector(
         SettingsError: one is of another stage, the target is no safetensors file, or nobody stated the pictures'
             licence.
     """
-    if target.suffix != ".safetensors":
-        raise SettingsError(
-            f"Cannot export to {target}",
-            found=f"its suffix is {target.suffix or 'missing'}, expected .safetensors",
-            kept="Nothing was written",
-            todo="Name the output something.safetensors",
-        )
     weights: dict[str, Tensor] = {}
     states = []
     for (prefix, network, stage), place in zip(_PARTS, (search, refiner), strict=True):
-        state = _read(place, stage)
+        state = read_newest(place, stage)
         net = network(norm=True)
-        fill(net, state["averages"].get("net", state["networks"]["net"]), what=f"{stage} of {place.name}")
+        fill(net, averaged(state, "net"), what=f"{stage} of {place.name}")
         weights |= {f"{prefix}.{name}": tensor for name, tensor in fold(net).items()}
         states.append(state)
     facts = [state["data"] for state in states]
-    if not licence and (unlicensed := sorted({place for fact in facts for place in fact["unlicensed"]})):
-        raise SettingsError(
-            f"Cannot write a card for {target.name}",
-            found=f"no licence is known for the pictures in {', '.join(unlicensed)}",
-            kept="Nothing was written",
-            todo="State it: --licence 'public domain and CC0'",
-        )
-    licence = licence or "; ".join(dict.fromkeys(fact["licences"] for fact in facts))
+    licence = licence or licence_of(states)
     places = dict.fromkeys(place for fact in facts for place in fact["places"])
     words = images or (
         f"{facts[0]['pictures']} pictures of {', '.join(places)}; those without a list of labels were labelled by YuNet"
@@ -79,24 +66,11 @@ def export_detector(
         config="embedded",
         title="Face detector: box, five points, score",
         images=f"{words}; {licence}",
-        images_seen=sum(state["position"]["total"] for state in states),
-        command="; ".join(state["command"] for state in states),
+        images_seen=sum(map(images_seen, states)),
+        command="; ".join(chained(state["started_from"], state["command"]) for state in states),
         metrics=figures,
         weaknesses=DetectorStage.weaknesses,
     )
-
-
-def _read(place: Path, stage: str) -> dict[str, Any]:
-    """Return a checkpoint of that stage: a file, or the newest in a run's folder."""
-    state = read_newest(place)
-    if state["stage"] != stage:
-        raise SettingsError(
-            f"Cannot export {place}",
-            found=f"it holds a run of {state['stage']}, expected {stage}",
-            kept="Nothing was written",
-            todo=f"Name the folder of a run of {stage}, or one of its .pt files",
-        )
-    return state
 
 
 def main(argv: Sequence[str] | None = None) -> int:

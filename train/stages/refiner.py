@@ -13,7 +13,7 @@ from bfr_core.errors import SettingsError
 from bfr_core.networks.face_detector import FaceDetectorNet, FaceRefinerNet
 from bfr_core.weights import fill
 
-from ..checkpoint import read_newest
+from ..checkpoint import averaged, read_newest
 from ..config import STRICT, Count, Phase
 from ..data import Batch, Examples
 from ..detection.crops import CropExamples, Crops, collect
@@ -131,16 +131,8 @@ def read_search(path: Path) -> FaceDetectorNet:
         WeightsError: the file is no checkpoint, or is damaged.
         SettingsError: it is one of another stage.
     """
-    state = read_newest(path)
-    if state["stage"] != SEARCH:
-        raise SettingsError(
-            f"Cannot use {path} as the search",
-            found=f"it is a checkpoint of {state['stage']}, expected {SEARCH}",
-            kept="Nothing was started",
-            todo=f"Give a .pt file of a run of {SEARCH} with --search",
-        )
     net = FaceDetectorNet(norm=True)
-    fill(net, state["averages"].get("net", state["networks"]["net"]), what=f"the search of {path.name}")
+    fill(net, averaged(read_newest(path, SEARCH), "net"), what=f"the search of {path.name}")
     return net.eval()
 
 
