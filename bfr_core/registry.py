@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .errors import SettingsError
+from .errors import InputMediaError, SettingsError
 
 Value = float | int | bool | str
 
@@ -66,6 +67,50 @@ class Param:
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """A tensor that a method can be given beside the faces, one row for each; it can always be left out."""
+
+    name: str
+    kind: str
+    """What it holds, as sockets are called: two methods that take the same kind can share it."""
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several files that the weights of a method come in."""
+
+    name: str
+    title: str
+    """In words, for messages."""
+    file: str
+    """Published name."""
+    prefixes: tuple[str, ...]
+    """The keys of the whole network that this part holds, and no other part."""
+    source: Mapping[str, str]
+    """Where the published file keeps them: its top-level keys, and the prefix that makes them keys of the network."""
+    keys: tuple[str, ...] = ()
+    """Keys that each file of this part has, in every config: they tell it from other models with the same prefixes."""
+    ignored: tuple[str, ...] = ()
+    """Shell patterns of published keys, prefix included, that the network has no use for."""
+    kernels: Mapping[str, float] = field(default_factory=dict)
+    """Shell patterns of published FIR buffers with their gain, the first that matches decides: dropped once seen to
+    hold what the network computes with, the outer product of 1, 3, 3, 1."""
+    trained_with: Mapping[str, Any] = field(default_factory=dict)
+    """What the `opts` of a published file must say where it says anything of it."""
+    describe: Callable[[Mapping[str, Tensor]], str] | None = None
+    """Says in words what a part's tensors are for, such as the size they were trained at; for messages."""
+
+    def holds(self, key: str) -> bool:
+        """Tell whether a key of the whole network belongs to this part."""
+        return key.startswith(self.prefixes)
+
+    def among(self, keys: Collection[str]) -> bool:
+        """Tell whether keys of the whole network, or of some of its parts, include this part."""
+        return any(map(self.holds, keys)) and all(key in keys for key in self.keys)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One size of a method."""
 
@@ -75,8 +120,11 @@ class Config:
     """Side of the face crop, in pixels."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Passed to `Method.build`."""
-    embedded: str | None = None
-    """Name of the weights that come with the package; None where the user brings a file."""
+    embedded: tuple[str, ...] = ()
+    """Names of the weights that come with the package, which together fill the network; none where the user brings
+    files."""
+    published: str = ""
+    """Address of the page where the weights are published, for people to get them by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +139,16 @@ class Method:
     """The default first."""
     build: Callable[[Config], nn.Module]
     """Makes the untrained network of a config."""
-    restore: Callable[[nn.Module, Tensor, Mapping[str, Value], Collection[int]], Tensor]
-    """Restores (B, 3, S, S) crops in [0, 1] with the settings and one seed per face."""
+    restore: Callable[[nn.Module, Tensor, Mapping[str, Value], Collection[int], Mapping[str, Tensor]], Tensor]
+    """Restores (B, 3, S, S) crops in [0, 1] with the settings, one seed per face, and the inputs that were given."""
     recognise: Callable[[Collection[str]], str | None]
     """Names the config that a checkpoint's keys belong to, or None."""
     params: tuple[Param, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    parts: tuple[Part, ...] = ()
+    """The files its weights come in; none where one file holds the whole network."""
+    strangers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Files that are taken for one of the parts by mistake: what they are, in words, and keys that tell them."""
     stages: Mapping[str, str] = field(default_factory=dict)
     """Training stages: name, and the module under `train.stages` that declares it. Methods may share one."""
 
@@ -133,6 +186,40 @@ class Method:
                 )
         return {name: param.check(given.get(name, param.default)) for name, param in known.items()}
 
+    def check_inputs(self, given: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+        """Return the inputs that were given, checked, as float32.
+
+        Shapes: each (rows, ...).
+
+        Raises:
+            SettingsError: the method takes no such input.
+            InputMediaError: an input is no tensor of numbers, has not one row for each face, or is not finite.
+        """
+        known = [declared.name for declared in self.inputs]
+        for name, value in given.items():
+            if name not in known:
+                raise SettingsError(
+                    f"{self.title} has no input {name!r}",
+                    found=f"expected one of {', '.join(known) or 'none at all'}",
+                    kept="Nothing was started",
+                    todo="Leave the input out, or choose a method that takes it",
+                )
+            found = None
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                found = f"found {value.dtype if isinstance(value, Tensor) else type(value).__name__}"
+            elif value.ndim < 2 or len(value) != rows:
+                found = f"found shape {tuple(value.shape)}"
+            elif broken := int((~torch.isfinite(value.float())).sum()):  # as float32, which is what they will be
+                found = f"found NaN or infinity in {broken} of {value.numel()} values"
+            if found:
+                raise InputMediaError(
+                    f"{self.title} cannot take these {name.replace('_', ' ')}",
+                    found=f"{found}; expected finite numbers in {rows} rows, one for each face",
+                    kept="Nothing was changed",
+                    todo="Make them from the same faces, in the same order",
+                )
+        return {name: value.float() for name, value in given.items()}
+
 
 @cache
 def methods() -> dict[str, Method]:
@@ -163,8 +250,11 @@ def get_method(method_id: str) -> Method:
 
 
 def identify(keys: Collection[str]) -> str | None:
-    """Say in words which method and config a checkpoint's keys belong to, or None."""
+    """Say in words which method and config, or which part of a method, a checkpoint's keys belong to, or None."""
     for method in methods().values():
+        titles = [part.title for part in method.parts if part.among(keys)]
+        if 0 < len(titles) < len(method.parts):
+            return f"{method.title}, {' and '.join(titles)}"
         if config := method.recognise(keys):
             return f"{method.title}, config {config}"
     return None

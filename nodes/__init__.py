@@ -10,6 +10,7 @@ from .degrade import DegradeFaces
 from .detect import AlignFaces, DetectFaces, LoadDetector
 from .host import register_folders
 from .restore import LoadRestorer, RestoreFaces, method_node
+from .style import LoadStyleCodes, MakeStyleCodes, MixStyleCodes, PreviewStyleCodes, SaveStyleCodes
 
 
 class BfrExtension(ComfyExtension):
@@ -20,4 +21,5 @@ class BfrExtension(ComfyExtension):
         register_folders()
         fixed = [LoadDetector, DetectFaces, AlignFaces, LoadRestorer, CompositeFaces, RestoreFaces]
         fixed += [CompareFaces, DegradeFaces]
+        fixed += [MakeStyleCodes, PreviewStyleCodes, MixStyleCodes, SaveStyleCodes, LoadStyleCodes]
         return fixed + [method_node(method) for method in methods().values()]

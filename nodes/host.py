@@ -11,7 +11,7 @@ import folder_paths
 import torch
 from torch import Tensor, nn
 
-from ..bfr_core.errors import InputMediaError, WeightsError
+from ..bfr_core.errors import InputMediaError, OutputMediaError, WeightsError
 from ..bfr_core.runtime import Runtime
 
 FOLDERS = {
@@ -19,6 +19,9 @@ FOLDERS = {
     "facedetection": (".safetensors", ".pth", ".pt", ".onnx"),
 }
 """Model folders and the suffixes we can open. Other face packs use them too, so people keep one copy of each file."""
+
+_SAVED = " [output]"
+"""Ends the name of a file in the output folder, for the host's functions and its page."""
 
 
 def register_folders() -> None:
@@ -55,6 +58,51 @@ def model_path(folder: str, name: str) -> Path:
             todo="Put the file there, or choose another; pressing R reads the list again",
         )
     return Path(path)
+
+
+def new_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
+    """Return a path in the output folder that no file has yet, and what the host's history says of it.
+
+    Args:
+        prefix: name that a counter follows, with folders before it, as in Save Image.
+        suffix: of the file.
+
+    Raises:
+        OutputMediaError: the host allows no file there.
+    """
+    try:
+        found = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    except Exception as error:  # the host raises bare ones
+        raise OutputMediaError(
+            f"Cannot save as {prefix!r}",
+            found=f"the host refused: {str(error).splitlines()[0] if str(error) else type(error).__name__}; expected a "
+            "name within the output folder",
+            kept="Nothing was written",
+            todo="Choose another filename_prefix, such as style_codes/face",
+        ) from error
+    folder, name, counter, subfolder, _ = found
+    file = f"{name}_{counter:05}_{suffix}"
+    return Path(folder) / file, {"filename": file, "subfolder": subfolder, "type": "output"}
+
+
+def data_files(folder: str, suffix: str) -> list[str]:
+    """Return the files that a loader offers, named as the host names them.
+
+    Those in the input folder and in its `folder`, then those in `folder` of the output folder: what was just saved can
+    be loaded without moving it.
+    """
+    found = []
+    inside, outside = Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory())
+    for base, place, mark in ((inside, inside, ""), (inside, inside / folder, ""), (outside, outside / folder, _SAVED)):
+        if place.is_dir():
+            files = sorted(path for path in place.iterdir() if path.suffix == suffix and path.is_file())
+            found += [f"{path.relative_to(base).as_posix()}{mark}" for path in files]
+    return found
+
+
+def data_path(name: str) -> Path:
+    """Return the path of a file that `data_files` listed; it may be gone."""
+    return Path(folder_paths.get_annotated_filepath(name))
 
 
 class Managed:

@@ -20,6 +20,8 @@ EMBEDDED = "embedded"
 AUTOMATIC = "automatic"
 """Choice in the detector's file list: the embedded weights, or a file known to work that lies in the folder."""
 
+_FOLDER = "facerestore_models"
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedRestorer:
@@ -37,13 +39,45 @@ _detectors: dict[tuple[str, str], tuple[float, Detector]] = {}
 def method_choices(*, embedded_only: bool = False) -> list[str]:
     """Return every method and config as `method/config`, those that need no file first."""
     pairs = [(method, config) for method in methods().values() for config in method.configs]
-    pairs.sort(key=lambda pair: pair[1].embedded is None)
+    pairs.sort(key=lambda pair: not pair[1].embedded)
     return [f"{method.id}/{config.name}" for method, config in pairs if config.embedded or not embedded_only]
 
 
 def restorer_files() -> list[str]:
-    """Return the choices of restorer weights."""
-    return [EMBEDDED, *model_files("facerestore_models")]
+    """Return the choices of restorer weights: embedded, each folder that holds the parts of a network, each file."""
+    files = model_files(_FOLDER)
+    return [EMBEDDED, *_part_folders(files), *files]
+
+
+def _part_folders(files: list[str]) -> dict[str, str]:
+    """Return the folders whose files are named like the parts of one network, as `folder/`, with one of their files."""
+    from ..bfr_core.weights.parts import named_like_parts
+
+    inside: dict[str, list[str]] = {}
+    for file in files:
+        parent, _, _ = file.replace("\\", "/").rpartition("/")
+        if parent:
+            inside.setdefault(f"{parent}/", []).append(file)
+    return {
+        folder: names[0]
+        for folder, names in sorted(inside.items())
+        if any(named_like_parts(method, (Path(name).stem for name in names)) for method in methods().values())
+    }
+
+
+def _restorer_path(choice: str | None) -> Path | None:
+    """Return the file or folder behind a choice of restorer weights, None for the embedded ones.
+
+    Raises:
+        WeightsError: it is there no longer.
+    """
+    if choice in (None, EMBEDDED):
+        return None
+    if choice.endswith("/"):
+        # A folder that no longer holds the parts is asked for as a file, which says where it was looked for.
+        member = _part_folders(model_files(_FOLDER)).get(choice)
+        return model_path(_FOLDER, member).parent if member else model_path(_FOLDER, choice)
+    return model_path(_FOLDER, choice)
 
 
 def detector_files() -> list[str]:
@@ -68,14 +102,18 @@ def get_restorer(choice: str, file: str = EMBEDDED) -> LoadedRestorer:
             todo="Choose one from the list; the workflow may come from a newer version of the pack",
         )
     method, config = choice.split("/")
-    if file == EMBEDDED and get_method(method).config(config).embedded is None:
+    declared = get_method(method).config(config)
+    if file == EMBEDDED and not declared.embedded:
+        embedded = ", ".join(method_choices(embedded_only=True))
+        where = f"; {declared.published} has the published ones" if declared.published else ""
         raise WeightsError(
             f"No weights of {choice} come with the pack",
-            found="'embedded' was chosen; expected a file in models/facerestore_models",
+            found="'embedded' was chosen; expected a file in models/facerestore_models, or a folder in it where the "
+            "weights come in several files",
             kept="Nothing was started",
-            todo=f"Choose your file in Load Face Restorer, or one of {', '.join(method_choices(embedded_only=True))}",
+            todo=f"Choose yours in Load Face Restorer{where}, or one of {embedded}",
         )
-    path = None if file == EMBEDDED else model_path("facerestore_models", file)
+    path = _restorer_path(file)
     key, stamp = (choice, file), _stamp(path)
     if key not in _restorers or _restorers[key][0] != stamp:
         restorer = load_restorer(method, config, weights=path)
@@ -105,8 +143,18 @@ def file_stamp(folder: str, file: str | None) -> float:
 
     A choice that comes over a link is None here; the node that gives it has a fingerprint of its own.
     """
-    return 0.0 if file in (None, EMBEDDED, AUTOMATIC) else _stamp(model_path(folder, file))
+    if file in (None, EMBEDDED, AUTOMATIC):
+        return 0.0
+    return _stamp(_restorer_path(file) if folder == _FOLDER else model_path(folder, file))
 
 
 def _stamp(path: Path | None) -> float:
-    return path.stat().st_mtime if path else 0.0
+    """Return the time of a file; of a folder, or of a file that belongs to others beside it, the sum of all of them."""
+    from ..bfr_core.weights.parts import candidates
+
+    if path is None:
+        return 0.0
+    names = {Path(part.file).stem for method in methods().values() for part in method.parts}
+    if path.is_dir() or path.stem in names:
+        return sum(file.stat().st_mtime for file in candidates(path if path.is_dir() else path.parent))
+    return path.stat().st_mtime

@@ -10,17 +10,17 @@ import torch
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.faces.select import select_faces
 from ..bfr_core.pipeline import Options, restore_frame
-from ..bfr_core.registry import Method, Param
+from ..bfr_core.registry import Config, Method, Param
 from ..bfr_core.restorer import face_seed
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .detect import resolve_faces
 from .host import check_cancel, join_image, runtime, split_image, to_host
 from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_choices, restorer_files
-from .types import CATEGORY, DetectorSocket, Faces, FacesSocket, RestorerSocket
+from .types import CATEGORY, KINDS, DetectorSocket, Faces, FacesSocket, RestorerSocket
 
-_SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
-_SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
+SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
+SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
 
 
 class LoadRestorer(io.ComfyNode):
@@ -80,7 +80,7 @@ class RestoreFaces(io.ComfyNode):
                     io.Float, "strength", default=1.0, min=0.0, max=1.0, step=0.01,
                     tooltip="0 keeps the image, 1 shows the restored face in full",
                 ),
-                option(io.Int, "seed", **_SEED, tooltip=_SEED_HELP),
+                option(io.Int, "seed", **SEED, tooltip=SEED_HELP),
                 option(
                     io.Int, "max_faces", default=0, min=0, max=256,
                     tooltip="Restore this many of the largest in each image; 0 restores all",
@@ -148,10 +148,21 @@ class RestoreFaces(io.ComfyNode):
         return io.NodeOutput(join_image(out, alpha), to_host(masks), core_boxes.from_faces(found), report)
 
 
+def batch_seeds(seed: int, count: int) -> list[int]:
+    """Return the seeds of a batch of aligned faces: every node that draws for them draws the same."""
+    return [face_seed(seed, 0, index) for index in range(count)]
+
+
+def default_config(method: Method) -> Config:
+    """Return the config that a node uses where no restorer is connected: the first with weights of its own."""
+    return next((config for config in method.configs if config.embedded), method.configs[0])
+
+
 def method_node(method: Method) -> type[io.ComfyNode]:
     """Make the node of a declared method: aligned faces in, restored faces out, its parameters as widgets."""
-    default = next((config for config in method.configs if config.embedded), method.configs[0])
+    default = default_config(method)
     choice = f"{method.id}/{default.name}"
+    sockets = {declared.name: KINDS[declared.kind] for declared in method.inputs}
 
     class RestoreAligned(io.ComfyNode):
         """Restore aligned faces with one method."""
@@ -169,9 +180,13 @@ def method_node(method: Method) -> type[io.ComfyNode]:
                 search_aliases=[method.id, method.title, "face restoration"],
                 inputs=[
                     io.Image.Input("faces", tooltip=f"Aligned faces of {size} px, from Align Faces"),
-                    option(io.Int, "seed", **_SEED, tooltip=_SEED_HELP),
+                    option(io.Int, "seed", **SEED, tooltip=SEED_HELP),
                     *(_param_input(param) for param in method.params),
                     RestorerSocket.Input("restorer", optional=True, tooltip=f"Left open: {choice}"),
+                    *(
+                        sockets[declared.name].socket.Input(declared.name, optional=True, tooltip=declared.help)
+                        for declared in method.inputs
+                    ),
                 ],
                 outputs=[io.Image.Output(display_name="faces", tooltip="In the same order, for Composite Faces")],
             )
@@ -189,10 +204,14 @@ def method_node(method: Method) -> type[io.ComfyNode]:
                     kept="The faces are unchanged",
                     todo="Load a restorer of this method, or use the node of that method",
                 )
+            given = {name: settings.pop(name, None) for name in sockets}
+            config = loaded.restorer.config.name
+            inputs = {name: sockets[name].rows(value, config) for name, value in given.items() if value is not None}
             frames, _ = split_image(faces)
-            seeds = [face_seed(seed, 0, index) for index in range(len(frames))]
             run = runtime(loaded.managed, len(frames))
-            restored = loaded.restorer.restore(frames.clamp(0, 1), seeds=seeds, settings=settings, runtime=run)
+            restored = loaded.restorer.restore(
+                frames.clamp(0, 1), seeds=batch_seeds(seed, len(frames)), settings=settings, inputs=inputs, runtime=run
+            )
             return io.NodeOutput(join_image(restored))
 
     RestoreAligned.__name__ = RestoreAligned.__qualname__ = f"BFR_Restore_{method.id}"

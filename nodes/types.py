@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from ..bfr_core.types import Face, FaceCrop
 from .compat import io
@@ -11,6 +15,8 @@ DetectorSocket = io.Custom("BFR_DETECTOR")
 FacesSocket = io.Custom("BFR_FACES")
 CropsSocket = io.Custom("BFR_CROPS")
 RestorerSocket = io.Custom("BFR_RESTORER")
+StyleCodesSocket = io.Custom("BFR_STYLE_CODES")
+"""Carries `bfr_core.methods.vspbfr.codes.StyleCodes`."""
 
 CATEGORY = "BFR/faces"
 
@@ -28,3 +34,18 @@ class Crops:
 
 Faces = list[list[Face]]
 """What BFR_FACES carries: the faces of each frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """How one kind of input that a method declares beside the faces comes in."""
+
+    socket: Any
+    rows: Callable[[Any, str], Tensor]
+    """Makes the method's tensor, one row for each face, of what the socket carries and the restorer's config."""
+
+
+KINDS: Mapping[str, Beside] = {
+    "style_codes": Beside(StyleCodesSocket, lambda codes, config: codes.made_with(config).denoised),
+}
+"""By `Input.kind`: a method may declare inputs of these kinds."""

@@ -15,6 +15,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -56,8 +57,10 @@ class FakeHost:
     """ComfyUI's modules in `sys.modules`, from `__enter__` to `__exit__`."""
 
     def __init__(self, base: Path, *, newer: bool = True) -> None:
-        self.models, self.newer = base / "models", newer
-        self.models.mkdir(parents=True, exist_ok=True)
+        self.models, self.input, self.output = (base / name for name in ("models", "input", "output"))
+        self.newer = newer
+        for folder in (self.models, self.input, self.output):
+            folder.mkdir(parents=True, exist_ok=True)
         self.progress: list[tuple[int, int]] = []
         """Every value of every progress bar, with its total."""
         self.cancel_after: int | None = None
@@ -168,14 +171,33 @@ class FakeHost:
 
         def get_filename_list(name: str) -> list[str]:
             paths, suffixes = known[name]
-            files = (file for path in paths if Path(path).is_dir() for file in Path(path).iterdir())
-            return sorted(file.name for file in files if not suffixes or file.suffix in suffixes)
+            found = ((file, path) for path in paths for file in Path(path).rglob("*") if file.is_file())
+            wanted = ((file, path) for file, path in found if not suffixes or file.suffix in suffixes)
+            return sorted(str(file.relative_to(path)) for file, path in wanted)
 
         def get_full_path(name: str, file: str) -> str | None:
             return next((str(Path(path, file)) for path in known[name][0] if Path(path, file).is_file()), None)
 
+        def get_save_image_path(prefix: str, output: str, width: int = 0, height: int = 0) -> tuple[Any, ...]:
+            folder, name = Path(output, prefix).parent, Path(prefix).name
+            if not folder.resolve().is_relative_to(Path(output).resolve()):
+                raise Exception("Saving image outside the output folder is not allowed.\n More lines follow.")
+            folder.mkdir(parents=True, exist_ok=True)
+            taken = (re.match(rf"{re.escape(name)}_(\d+)_", file.name) for file in folder.iterdir())
+            counter = max((int(match[1]) for match in taken if match), default=0) + 1
+            return str(folder), name, counter, str(Path(prefix).parent), prefix
+
+        def get_annotated_filepath(name: str, default_dir: str | None = None) -> str:
+            stem, _, mark = name.rpartition(" [")
+            base = {"output]": self.output, "input]": self.input}.get(mark) if stem else None
+            return str(Path(base, stem) if base else Path(default_dir or self.input, name))
+
         module = ModuleType("folder_paths")
         vars(module).update(
+            get_save_image_path=get_save_image_path,
+            get_annotated_filepath=get_annotated_filepath,
+            get_input_directory=lambda: str(self.input),
+            get_output_directory=lambda: str(self.output),
             folder_names_and_paths=known,
             models_dir=str(self.models),
             add_model_folder_path=add_model_folder_path,

@@ -18,6 +18,7 @@ from PIL import Image
 from bfr_core.cli import main
 from bfr_core.degrade.chain import degrade, draw
 from bfr_core.degrade.presets import get_preset
+from bfr_core.methods.vspbfr.codes import load_codes
 
 pytestmark = [
     pytest.mark.host,
@@ -159,6 +160,39 @@ def test_faces_are_degraded_restored_and_compared(host: Host, name: str) -> None
         assert values[side] == pytest.approx(-10 * np.log10(np.mean((image - truth) ** 2)), abs=0.05)
     (sheet,) = (pixels(path) for path in host.outputs(entry, by_kind(prompt, "SaveImage")))
     assert sheet.shape[1] > 1.5 * sheet.shape[0] and sheet.std() > 0.1
+
+
+def test_style_prompts_are_shown_mixed_saved_and_given_back(host: Host, name: str) -> None:
+    (choice,) = (item for item in SCHEMAS["BFR_RestoreFaces"]["inputs"] if item["name"] == "method")
+    if "vspbfr/compact" not in choice["options"]:
+        pytest.skip("this package has no weights for vspbfr/compact")
+    prompt = saved("style_prompts", name)
+    first, mixed = (number for number, one in prompt.items() if one["class_type"] == "BFR_StylePreview")
+    previews = [number for number, one in prompt.items() if one["class_type"] == "PreviewImage"]
+    pictures = {prompt[number]["inputs"]["images"][0]: number for number in previews}
+    entry = host.run(prompt)
+    steps, after = ([pixels(path) for path in host.outputs(entry, pictures[number])] for number in (first, mixed))
+    assert len(steps) == len(after) == 5
+    assert all(picture.shape == steps[0].shape for picture in steps + after)
+    assert min(np.abs(a - b).max() for a, b in zip(steps, after, strict=True)) > 4 * LEVEL
+    (path,) = host.outputs(entry, by_kind(prompt, "SaveImage"))
+    assert np.abs(pixels(path) - pixels(host.base / "input" / name)).max() > 4 * LEVEL
+    (kept,) = host.outputs(entry, by_kind(prompt, "BFR_SaveStyleCodes"))
+    assert load_codes(kept).steps.shape[:2] == (1, 5)
+
+    # The codes that were saved, loaded from the output folder, restore as the node does without any.
+    restore, stored = by_kind(prompt, "BFR_Restore_vspbfr"), by_kind(prompt, "BFR_LoadStyleCodes")
+    shown = prompt[restore]["inputs"]
+    prompt[stored]["inputs"]["file"] = f"style_codes/{kept.name} [output]"
+    faces = []
+    for codes in ({"codes": [stored, 0]}, {}):
+        prompt[restore]["inputs"] = {key: value for key, value in shown.items() if key != "codes"} | codes
+        (path,) = host.outputs(host.run(prompt), pictures[restore])
+        faces.append(pixels(path))
+    assert np.array_equal(*faces)
+    prompt[restore]["inputs"] = shown | {"codes": [stored, 0]}
+    prompt[stored]["inputs"]["file"] = "none"
+    assert "No style codes to load" in failure(host, prompt)
 
 
 def test_alpha_is_kept(host: Host, photo: Path, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def synthetic(pack: Pack, name: str = "probe") -> Any:
     registry = pack.module("bfr_core.registry")
     seen: list[Any] = []
 
-    def restore(net: Any, faces: torch.Tensor, settings: Any, seeds: Any) -> torch.Tensor:
+    def restore(net: Any, faces: torch.Tensor, settings: Any, seeds: Any, inputs: Any) -> torch.Tensor:
         seen.append((dict(settings), list(seeds)))
         return 1 - faces
 
@@ -94,7 +94,7 @@ def synthetic(pack: Pack, name: str = "probe") -> Any:
         title=name.title(),
         summary="Inverts.",
         papers=(registry.Paper("A paper", "", "Sec. 1"),),
-        configs=(registry.Config("tiny", "Tiny", SIZE, embedded="none"),),
+        configs=(registry.Config("tiny", "Tiny", SIZE, embedded=("none",)),),
         build=lambda config: torch.nn.Identity(),
         restore=restore,
         recognise=lambda keys: None,
@@ -134,6 +134,7 @@ def test_entrypoint_gives_all_nodes(nodes: dict[str, Any], pack: Pack) -> None:
     methods = pack.module("bfr_core.registry").methods()
     fixed = ("LoadDetector", "DetectFaces", "AlignFaces", "LoadRestorer", "CompositeFaces", "RestoreFaces")
     fixed += ("CompareFaces", "DegradeFaces")
+    fixed += ("StyleCodes", "StylePreview", "MixStyleCodes", "SaveStyleCodes", "LoadStyleCodes")
     assert set(nodes) == {f"BFR_{name}" for name in fixed} | {f"BFR_Restore_{name}" for name in methods}
     # ComfyUI has a top-level module `nodes`, and the stand-in has put one there: ours is not mistaken for it.
     assert not hasattr(sys.modules["nodes"], "BfrExtension")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 
 from bfr_core.errors import InputMediaError, RestoreError, SettingsError
 from bfr_core.pipeline import Options, restore_frame
-from bfr_core.registry import Config, Method, Param, get_method, methods
+from bfr_core.registry import Config, Input, Method, Param, get_method, methods
 from bfr_core.restorer import Restorer, face_seed, load_restorer
 from bfr_core.runtime import Runtime, pick_device
 from bfr_core.types import Face
@@ -35,7 +37,10 @@ class Brighten(nn.Module):
         return x + 0.25 * self.scale
 
 
-def noisy(net, faces, settings, seeds):
+def noisy(net, faces, settings, seeds, inputs):
+    if "codes" in inputs:
+        assert inputs["codes"].dtype == torch.float32 and len(inputs["codes"]) == len(faces)
+        return net(faces) * 0 + inputs["codes"][:, :, None, None]
     noise = [torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return net(faces) * 0 + torch.stack(noise) if settings["noise"] else net(faces)
 
@@ -43,7 +48,8 @@ def noisy(net, faces, settings, seeds):
 def restorer_of(net: nn.Module, size: int = 64) -> Restorer:
     config = Config("tiny", "Tiny", size)
     params = (Param("noise", False, "draw noise"), Param("level", 0.5, "a number", 0.0, 1.0, 0.1))
-    method = Method("test", "Test method", "", (), (config,), lambda c: net, noisy, lambda keys: None, params)
+    inputs = (Input("codes", "style_codes", "A number for each face"),)
+    method = Method("test", "Test method", "", (), (config,), lambda c: net, noisy, lambda keys: None, params, inputs)
     return Restorer(method, config, net, "test")
 
 
@@ -62,6 +68,43 @@ class Fixed:
 
     def to_device(self, device):
         pass
+
+
+@pytest.mark.parametrize("most", [1, 2, 10])
+def test_inputs_stay_with_their_faces_whatever_the_batch(most):
+    codes = torch.rand(5, 1, dtype=torch.float16)
+    restored = restorer_of(Brighten(most)).restore(
+        torch.rand(5, 3, 64, 64), seeds=range(5), inputs={"codes": codes}, runtime=Runtime(batch=3)
+    )
+    assert torch.equal(restored[:, 1, 7, 7], codes[:, 0].float())
+
+
+def test_unfit_inputs_are_refused_before_the_network_runs():
+    net = Brighten()
+    for error, inputs in (
+        (SettingsError, {"code": torch.rand(2, 1)}),
+        (InputMediaError, {"codes": torch.rand(3, 1)}),
+        (InputMediaError, {"codes": torch.rand(2)}),
+        (InputMediaError, {"codes": torch.ones(2, 1, dtype=torch.int64)}),
+        (InputMediaError, {"codes": [[0.5], [0.5]]}),
+        (InputMediaError, {"codes": torch.tensor([[0.5], [float("nan")]])}),
+        (InputMediaError, {"codes": torch.tensor([[0.5], [1e300]], dtype=torch.float64)}),
+    ):
+        with pytest.raises(error) as caught:
+            restorer_of(net).restore(torch.rand(2, 3, 64, 64), seeds=[0, 1], inputs=inputs, runtime=Runtime())
+        assert "codes" in str(caught.value) and caught.value.found and caught.value.todo
+    assert not net.batches
+    with pytest.raises(SettingsError, match="none at all"):
+        get_method("irn").check_inputs({"codes": torch.rand(1, 1)}, 1)
+
+
+def test_loading_imports_no_compiler():
+    """Random numbers on the meta device would: seconds, for weights that are replaced at once."""
+    script = (
+        "import sys\nfrom bfr_core.restorer import load_restorer\nload_restorer('irn')\n"
+        "assert not {'sympy', 'torch._dynamo'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

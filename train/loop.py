@@ -119,7 +119,7 @@ class Run:
         if options.init is not None:
             self._start_from(options.init)
         for net in self.nets.values():
-            net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            _channels_last(net.to(self.device))
         for net in stage.frozen.values():
             net.to(self.device).eval().requires_grad_(False)
         self.objectives = stage.objectives()
@@ -134,7 +134,7 @@ class Run:
         }
         self.optimisers = {
             objective.name: build_optimiser(
-                [self.nets[key] for key in objective.trains], self.config, stage.pixel_layers
+                [self.nets[key] for key in objective.trains], self.config, stage.pixel_layers, objective.optimiser
             )
             for objective in self.objectives
         }
@@ -235,7 +235,7 @@ class Run:
                 fill(net, averaged(state, key), what=f"{key} of {path.name}")
         else:
             key = self.stage.exported
-            fill(self.nets[key], load_state(path), what=f"{key} of {self.stage.title}")
+            fill(self.nets[key], self.stage.adopted(load_state(path)), what=f"{key} of {self.stage.title}")
 
     # A step
 
@@ -353,6 +353,13 @@ class Run:
         if self.accelerator.is_main_process:
             return self.checkpoints.save(self.state(), self.position.total)
         return None
+
+
+def _channels_last(net: nn.Module) -> None:
+    """Lay out convolution weights as the fast kernels want them; `Module.to` would refuse those of five dimensions."""
+    for weight in net.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def _accelerator(precision: str, cpu: bool) -> Accelerator:

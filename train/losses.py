@@ -181,11 +181,15 @@ class LpipsLoss(nn.Module):
 
 
 def load_perceptual(
-    vgg: Path | None = None, heads: Path | None = None, recogniser: FaceRecogniser | None = None
+    vgg: Path | None = None,
+    heads: Path | None = None,
+    recogniser: FaceRecogniser | None = None,
+    side: int = RECOGNISER_SIDE,
 ) -> Perceptual | LpipsLoss:
     """Choose the perceptual loss by what is at hand; its `title` says which, for the log.
 
-    LPIPS with a backbone and its heads, VGG's features with a VGG alone, else the recogniser's own features.
+    LPIPS with a backbone and its heads, VGG's features with a VGG alone, else the recogniser's own features of
+    pictures brought down to `side`.
 
     Raises:
         SettingsError: nothing was given, or heads without a backbone.
@@ -200,7 +204,7 @@ def load_perceptual(
             kept="Nothing was started",
             todo="Give torchvision's vgg19 or vgg16 file, or a recogniser whose own features are compared",
         )
-    return recogniser_perceptual(recogniser)
+    return recogniser_perceptual(recogniser, side)
 
 
 # Adversarial -----------------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ class Muon(torch.optim.Optimizer):
     Args:
         hidden: weights of two or more dimensions between the layers that touch pixels.
         others: biases, gains and pixel layers; their learning rate is ADAM_SHARE of the other.
+        equalised: hidden weights that the network divides by sqrt(fan in) (arXiv:1710.10196, Sec. 4.1); their step is
+            as much longer.
         lr: learning rate of the hidden weights.
         momentum: of the hidden weights.
         betas: of the others.
@@ -49,6 +51,7 @@ class Muon(torch.optim.Optimizer):
         self,
         hidden: Iterable[nn.Parameter],
         others: Iterable[nn.Parameter] = (),
+        equalised: Iterable[nn.Parameter] = (),
         *,
         lr: float,
         momentum: float = 0.95,
@@ -56,7 +59,8 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         groups = [
-            {"params": list(hidden), "orthogonal": True, "scale": 1.0},
+            {"params": list(hidden), "orthogonal": True, "scale": 1.0, "equalised": False},
+            {"params": list(equalised), "orthogonal": True, "scale": 1.0, "equalised": True},
             {"params": list(others), "orthogonal": False, "scale": ADAM_SHARE},
         ]
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
@@ -76,8 +80,12 @@ class Muon(torch.optim.Optimizer):
         momentum = state.setdefault("momentum", torch.zeros_like(weight))
         momentum.lerp_(grad, 1 - group["momentum"])
         update = grad.lerp(momentum, group["momentum"])  # Nesterov
+        # A modulated convolution's weight has an axis of one for the picture in front.
+        update = update.flatten(0, -4) if update.ndim == 5 else update
         flat = orthogonalise(update.reshape(len(update), -1))
         scale = max(1.0, flat.shape[0] / flat.shape[1]) ** 0.5
+        if group["equalised"]:
+            scale *= flat.shape[1] ** 0.5
         weight.add_(flat.reshape(weight.shape), alpha=-group["lr"] * scale)
 
     @staticmethod
@@ -95,17 +103,21 @@ class Muon(torch.optim.Optimizer):
 
 
 def build_optimiser(
-    nets: Iterable[nn.Module], config: TrainConfig, pixel_layers: Sequence[str] = ()
+    nets: Sequence[nn.Module], config: TrainConfig, pixel_layers: Sequence[str] = (), kind: str = ""
 ) -> torch.optim.Optimizer:
-    """Return the optimiser a config asks for; the learning rate is set at each step."""
+    """Return the optimiser a config asks for, or of another kind; the learning rate is set at each step."""
     named = [pair for net in nets for pair in net.named_parameters() if pair[1].requires_grad]
-    if config.optimiser == "adamw":
+    if (kind or config.optimiser) == "adamw":
         weights = [weight for _, weight in named]
         return torch.optim.AdamW(weights, lr=1e-4, betas=config.betas, weight_decay=config.weight_decay)
     hidden = [weight for name, weight in named if weight.ndim >= 2 and not name.startswith(tuple(pixel_layers))]
     chosen = set(map(id, hidden))
     others = [weight for _, weight in named if id(weight) not in chosen]
-    return Muon(hidden, others, lr=1e-4, betas=config.betas, weight_decay=config.weight_decay)
+    modules = (module for net in nets for module in net.modules() if getattr(module, "equalised", False))
+    equal = {id(module.weight) for module in modules}
+    equalised = [weight for weight in hidden if id(weight) in equal]
+    hidden = [weight for weight in hidden if id(weight) not in equal]
+    return Muon(hidden, others, equalised, lr=1e-4, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def learning_rate(phase: Phase, seen: int) -> float:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Literal
 
 import numpy as np
 import torch
@@ -71,6 +71,8 @@ class Objective:
     """Learning rate relative to the phase's."""
     needs: str = ""
     """A term without which the objective rests, such as `adversarial` for a discriminator."""
+    optimiser: Literal["", "adamw", "muon"] = ""
+    """Takes the place of the config's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,11 @@ class Stage(ABC, Generic[C]):
         Raises:
             SettingsError: they cannot be used by themselves; the message says what to do.
         """
+        return weights
+
+    @classmethod
+    def adopted(cls, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights that a restorer loads as the exported network holds them, to start a run from."""
         return weights
 
     @abstractmethod

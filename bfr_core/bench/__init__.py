@@ -14,6 +14,7 @@ PARTS = {
     "composite": "composite",
     "detector": "detector",
     "restorer": "restorer",
+    "vspbfr": "vspbfr",
     "degrade": "degrade",
 }
 """Part of the benchmark: module that measures it."""

@@ -76,11 +76,12 @@ def peak_growth(call: Callable[[], Any]) -> int | None:
     trim(0)
     with refs.open("w") as file:
         file.write("5")  # resets the high-water mark
-    before = _kilobytes(status, "VmRSS")
+    before = kilobytes(status, "VmRSS")
     call()
-    return max(_kilobytes(status, "VmHWM") - before, 0) * 1024
+    return max(kilobytes(status, "VmHWM") - before, 0) * 1024
 
 
-def _kilobytes(status: Path, field: str) -> int:
+def kilobytes(status: Path, field: str) -> int:
+    """Read a field of `/proc/self/status`."""
     line = next(line for line in status.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1])

@@ -11,7 +11,7 @@ from .. import __version__
 from ..errors import BfrError
 from ._output import FAILED, INTERRUPTED, say
 
-COMMANDS = ("restore", "degrade", "eval", "models", "bench", "demo")
+COMMANDS = ("restore", "styles", "degrade", "eval", "models", "bench", "demo")
 """Modules of this package, in the order `bfr --help` shows them. Each declares its command with `add`."""
 
 

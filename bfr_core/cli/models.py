@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BfrError
 from ..faces.detect import BACKENDS
 from ..registry import methods
 from ._output import FAILED, show
+
+if TYPE_CHECKING:
+    from ..weights import Card
 
 
 def add(commands: Any, argv: Sequence[str] | None) -> None:
@@ -20,7 +23,9 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     listing = actions.add_parser("list", help="methods, configs, detectors and the weights they come with")
     listing.set_defaults(run=_models_list)
     verify = actions.add_parser("verify", help="check embedded weights, or files: hash, finite, which model")
-    verify.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: all embedded weights")
+    verify.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="files, and folders of them; default: all embedded weights"
+    )
     verify.set_defaults(run=_models_verify)
     fetch = actions.add_parser("fetch", help="download a detector's weights, the only thing that ever downloads")
     fetchable = [name for name, backend in BACKENDS.items() if any(file.url for file in backend.files)]
@@ -28,8 +33,10 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     fetch.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to put the file in")
     fetch.set_defaults(run=_models_fetch)
     convert = actions.add_parser("convert", help="write any readable checkpoint as safetensors")
-    convert.add_argument("source", type=Path)
-    convert.add_argument("-o", "--out", type=Path, required=True, help="a .safetensors file")
+    convert.add_argument("source", type=Path, help="a checkpoint, or a folder with all parts of a network")
+    convert.add_argument(
+        "-o", "--out", type=Path, required=True, help="a .safetensors file; from a folder also a folder, a file a part"
+    )
     convert.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="cast the numbers")
     convert.set_defaults(run=_models_convert)
     niqe = actions.add_parser("fit-niqe", help="fit a pristine model for NIQE to sharp pictures of your own")
@@ -47,8 +54,15 @@ def _models_list(args: argparse.Namespace) -> int:
         for config in method.configs:
             line = f"  {config.name}: {config.title}, {config.size} px"
             if config.embedded:
-                card = read_card(config.embedded)
-                line += f", {card.parameters / 1e6:.1f} M parameters, weights {card.licence}, trained on {card.images}"
+                cards = [read_card(name) for name in config.embedded]
+                licences, images = (
+                    "; ".join(dict.fromkeys(getattr(card, field) for card in cards)) for field in ("licence", "images")
+                )
+                millions = sum(card.parameters for card in cards) / 1e6
+                line += f", {millions:.1f} M parameters, weights {licences}, trained on {images}"
+            elif config.published:
+                files = ", ".join(part.file for part in method.parts) or "a file"
+                line += f", get {files} by hand from {config.published}"
             show(line)
     show("detectors:")
     for info in detectors():
@@ -57,22 +71,35 @@ def _models_list(args: argparse.Namespace) -> int:
 
 
 def _models_verify(args: argparse.Namespace) -> int:
-    from ..registry import identify
-    from ..weights import embedded, embedded_cards, load_state, sha256_of
+    from ..weights import embedded, embedded_cards
+    from ..weights.parts import candidates
 
-    wanted = [(path, None) for path in args.files] or [(embedded(card.name), card.sha256) for card in embedded_cards()]
+    files = [file for path in args.files for file in ((path.is_dir() and candidates(path)) or [path])]
+    wanted = [(path, None) for path in files] or [(embedded(card.name), card) for card in embedded_cards()]
     failed = 0
-    for path, sha256 in wanted:
+    for path, card in wanted:
         try:
-            state = load_state(path, sha256=sha256)
+            show(f"ok {path}: {_verified(path, card)}")
         except BfrError as error:
             failed += 1
             show(f"FAILED {error}")
-        else:
-            count = sum(tensor.numel() for tensor in state.values())
-            model = identify(state.keys()) or ("the embedded detector" if sha256 else "no method of this package")
-            show(f"ok {path}: {model}, {count / 1e6:.2f} M numbers, all finite, sha256 {sha256_of(path)}")
     return FAILED if failed else 0
+
+
+def _verified(path: Path, card: Card | None) -> str:
+    """Check a file, against its card where it has one, and say what it is."""
+    from ..registry import identify
+    from ..weights import load_state, sha256_of
+    from ..weights.parts import find_contents
+
+    contents = find_contents(path) if path.is_file() and card is None else None
+    if contents:
+        state = {key: tensor for part in contents.parts for key, tensor in contents.check(part).items()}
+    else:
+        state = load_state(path, sha256=card.sha256 if card else None)
+    count = sum(tensor.numel() for tensor in state.values())
+    model = identify(state.keys()) or ("the embedded detector" if card else "no method of this package")
+    return f"{model}, {count / 1e6:.2f} M numbers, all finite, sha256 {sha256_of(path)}"
 
 
 def _models_fetch(args: argparse.Namespace) -> int:
@@ -105,19 +132,11 @@ def _models_fetch(args: argparse.Namespace) -> int:
 
 
 def _models_convert(args: argparse.Namespace) -> int:
-    from ..errors import SettingsError
     from ..runtime import DTYPES
     from ..weights import convert
 
-    if args.out.suffix != ".safetensors":
-        raise SettingsError(
-            f"Cannot convert to {args.out}",
-            found=f"its suffix is {args.out.suffix or 'missing'}, expected .safetensors",
-            kept="Nothing was written",
-            todo="Name the output something.safetensors",
-        )
-    written = convert(args.source, args.out, dtype=DTYPES[args.dtype] if args.dtype else None)
-    show(f"{args.out}: {written['tensors']} tensors, {written['bytes']} bytes, sha256 {written['sha256']}")
+    for written in convert(args.source, args.out, dtype=DTYPES[args.dtype] if args.dtype else None):
+        show(f"{written['path']}: {written['tensors']} tensors, {written['bytes']} bytes, sha256 {written['sha256']}")
     return 0
 
 

@@ -47,7 +47,9 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("-o", "--out", required=True, type=Path, help="output file for one picture, else a folder")
     parser.add_argument("--method", choices=list(methods()), default=_DEFAULT_METHOD, help="default: %(default)s")
     parser.add_argument("--config", default="", help=f"size of the method: {', '.join(c.name for c in method.configs)}")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights to use in place of the embedded ones")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="in place of the embedded ones; a folder where they are several"
+    )
     parser.add_argument("--detector", default="embedded", help=f"{', '.join(BACKENDS)} (%(default)s)")
     parser.add_argument("--detector-weights", type=Path, metavar="FILE", help="the detector's file, where it needs one")
     parser.add_argument("--threshold", type=float, help="least confidence of a face (the detector's own)")
@@ -82,6 +84,8 @@ def _add_param(group: Any, param: Param) -> None:
         options["type"] = kind
         if param.choices:
             options["choices"] = param.choices
+        else:
+            options["metavar"] = "N" if kind is int else "X"
     group.add_argument(f"--{param.name.replace('_', '-')}", dest=f"param_{param.name}", **options)
 
 

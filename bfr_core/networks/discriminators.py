@@ -1,4 +1,4 @@
-"""Discriminators: networks that tell pictures from restorations, patch by patch."""
+"""Discriminators: networks that tell pictures from restorations, patch by patch, and codes from a mapping's own."""
 
 from __future__ import annotations
 
@@ -64,3 +64,16 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.blocks(self.stem(x))
         return self.head(F.leaky_relu(self.conv(F.leaky_relu(h, 0.2)), 0.2))
+
+
+class CodeDiscriminator(nn.Sequential):
+    """Tell codes that an encoder made from those of a generator's mapping network.
+
+    Source: e4e, arXiv:2102.02766, Sec. 5.3 (after StyleFlow's latent discriminator): fully connected layers.
+
+    Shapes: (B, dim); returns logits (B, 1).
+    """
+
+    def __init__(self, dim: int = 512, depth: int = 4) -> None:
+        hidden = [layer for _ in range(depth) for layer in (nn.Linear(dim, dim), nn.LeakyReLU(0.2))]
+        super().__init__(*hidden, nn.Linear(dim, 1))

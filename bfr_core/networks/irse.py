@@ -11,13 +11,15 @@ keys `input_layer.*` and `body.*` then fit its files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
 
-STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
+Stages = Sequence[tuple[int, int]]
+STAGES: Stages = ((64, 3), (128, 4), (256, 14), (512, 3))
 """Channels and units of each stage; the first unit of each halves the picture."""
-PYRAMID = (6, 20, 23)
-"""Units after which a feature pyramid takes its maps: the ends of stages 2, 3 and 4."""
 
 
 class SqueezeExcite(nn.Module):
@@ -63,16 +65,20 @@ class IRUnit(nn.Module):
 class IRBody(nn.Module):
     """The trunk.
 
-    Shapes: x (B, 3, H, W) RGB [-1, 1], any size; returns the pyramid c1 (B, 128, H/4, W/4), c2 (B, 256, H/8, W/8)
-    and c3 (B, 512, H/16, W/16), sizes rounded up.
+    Shapes: x (B, 3, H, W) RGB [-1, 1], any size; returns the pyramid of the last three stages' ends, published c1
+    (B, 128, H/4, W/4), c2 (B, 256, H/8, W/8) and c3 (B, 512, H/16, W/16), sizes rounded up.
+
+    Args:
+        stages: channels and units of each of the four stages.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Stages = STAGES) -> None:
         super().__init__()
-        self.input_layer = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
+        inp = stages[0][0]
+        self.input_layer = nn.Sequential(nn.Conv2d(3, inp, 3, 1, 1, bias=False), nn.BatchNorm2d(inp), nn.PReLU(inp))
+        self._pyramid = [last - 1 for last in accumulate(count for _, count in stages)][1:]
         units: list[nn.Module] = []
-        inp = 64
-        for channels, count in STAGES:
+        for channels, count in stages:
             for index in range(count):
                 units.append(IRUnit(inp, channels, 2 if index == 0 else 1))
                 inp = channels
@@ -83,7 +89,7 @@ class IRBody(nn.Module):
         maps = []
         for index, unit in enumerate(self.body):
             x = unit(x)
-            if index in PYRAMID:
+            if index in self._pyramid:
                 maps.append(x)
         c1, c2, c3 = maps
         return c1, c2, c3

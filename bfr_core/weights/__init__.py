@@ -1,7 +1,8 @@
 """The only room that opens checkpoints: safe loading, hashes, finite checks, conversion, embedded weights and cards."""
 
 from .cards import Card, embedded, embedded_cards, load_embedded, read_card
-from .files import convert, fill, load_state, sha256_of
+from .conversion import convert
+from .files import fill, load_state, sha256_of
 
 __all__ = [
     "Card",

@@ -11,7 +11,7 @@ from safetensors.numpy import load as load_safetensors
 from torch import Tensor
 
 from ..errors import WeightsError
-from .files import _KEPT, _sniff, require_safe_torch
+from .files import KEPT, require_safe_torch, sniff
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".pth", ".pt")
 
@@ -36,10 +36,10 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(
             f"Cannot read arrays from {path}",
             found=f"the suffix is {path.suffix or 'missing'}; expected {', '.join(SUFFIXES)}",
-            kept=_KEPT,
+            kept=KEPT,
             todo="Save the arrays with numpy.save, numpy.savez, safetensors or torch.save",
         )
-    _sniff(path)
+    sniff(path)
     try:
         if path.suffix == ".safetensors":
             arrays = load_safetensors(path.read_bytes())
@@ -60,7 +60,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(
             f"No arrays in {path}",
             found="neither arrays nor tensors; expected at least one",
-            kept=_KEPT,
+            kept=KEPT,
             todo="Give the file that holds the features or their mean and covariance",
         )
     return arrays
@@ -87,6 +87,6 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
     return WeightsError(
         f"Cannot read arrays from {path}",
         found=f"the file is damaged, unsafe or of another kind ({reason}); expected plain numeric arrays",
-        kept=_KEPT,
+        kept=KEPT,
         todo="Fetch the file again, or save the arrays with numpy.savez where you trust it",
     )

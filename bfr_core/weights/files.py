@@ -2,8 +2,8 @@
 
 Facts this rests on: safetensors has no checksum, so damage inside the numbers loads without a word (hence the hash
 and the finite check); torch.load(weights_only=True) was exploitable before torch 2.10 (CVE-2026-24747), so older
-versions read safetensors only; a tensor may claim more elements than its storage holds (expanded strides), a bomb
-that goes off at the first copy.
+versions read safetensors only; torch.load compares no checksum, though the archive has one for each tensor; a tensor
+may claim more elements than its storage holds (expanded strides), a bomb that goes off at the first copy.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,16 @@ from typing import Any
 import safetensors
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-from ..media.atomic import publish
 
 _SAFE_TORCH = (2, 10)
 _WRAPPERS = ("params_ema", "params-ema", "params", "g_ema", "ema", "state_dict", "model", "net")
 """Keys under which trainers nest the weights, the best copy first."""
 _PREFIXES = ("module.", "params_ema.", "params.", "model.", "_orig_mod.", "net.")
 """Prefixes that wrappers of a module leave on every key."""
-_KEPT = "Nothing was loaded and the file is unchanged"
+KEPT = "Nothing was loaded and the file is unchanged"
 
 
 def sha256_of(path: Path) -> str:
@@ -60,26 +59,30 @@ def load_state(path: Path, *, sha256: str | None = None, searched: Collection[Pa
         wanted = f" with sha256 {sha256}" if sha256 else ""
         raise WeightsError(
             f"Cannot find the weights {path.name}",
-            found=f"no such file in {looked}; expected {path.name}{wanted}",
+            found=f"{'it is a folder' if path.is_dir() else f'no such file in {looked}'}; expected {path.name}{wanted}",
             kept="Nothing was changed",
             todo="Put the file there, or choose a config whose weights are embedded",
         )
-    _sniff(path)
+    sniff(path)
     if sha256 is not None and (actual := sha256_of(path)) != sha256:
         raise WeightsError(
             f"The weights {path} are not the expected file",
             found=f"sha256 is {actual}, expected {sha256}",
-            kept=_KEPT,
+            kept=KEPT,
             todo="Fetch the file again; it may be damaged or another version",
         )
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    state = _strip_prefix(state)
-    _check_finite(path, state)
+    state = strip_prefix(state)
+    check_finite(path, state)
     return state
 
 
-def _sniff(path: Path) -> None:
-    """Recognise what people save by mistake under a weight file's name."""
+def sniff(path: Path) -> None:
+    """Recognise what people save by mistake under a weight file's name.
+
+    Raises:
+        WeightsError: it is empty, a web page or a Git LFS pointer.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(512)
@@ -95,22 +98,31 @@ def _sniff(path: Path) -> None:
         raise WeightsError(
             f"Cannot read the weights {path}",
             found=f"{found}; expected a checkpoint",
-            kept=_KEPT,
+            kept=KEPT,
             todo="Download the file itself (on a model page: the download button, or git lfs pull)",
         )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    # A copy, so that the file is no longer mapped when this returns and may be replaced.
+    return {key: tensor.clone() for key, tensor in open_safetensors(path).items()}
+
+
+def open_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, mapped from it: their numbers are not read yet.
+
+    Raises:
+        WeightsError: damaged or of another kind.
+    """
     size = path.stat().st_size
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            # A copy, so that the file is no longer mapped when this returns and may be replaced.
-            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(
             f"Cannot read the weights {path}",
             found=_describe_safetensors(path, size) or f"the file is damaged ({error}); expected whole safetensors",
-            kept=_KEPT,
+            kept=KEPT,
             todo="Fetch the file again and compare its size and sha256 with the source",
         ) from error
 
@@ -145,15 +157,27 @@ def require_safe_torch(path: Path) -> None:
         raise WeightsError(
             f"Will not open {path} with torch {torch.__version__}",
             found="torch before 2.10 can be attacked through such files (CVE-2026-24747); expected 2.10 or later",
-            kept=_KEPT,
+            kept=KEPT,
             todo="Update torch, or convert the file elsewhere with `bfr models convert`",
         )
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def open_torch(path: Path, *, allowed: Collection[type] = ()) -> Any:
+    """Return what torch.save wrote, its tensors mapped from the file where its format allows: nothing is read yet.
+
+    Args:
+        path: written by torch.save.
+        allowed: classes that the file may hold beside tensors and plain values, because they are known to be harmless.
+
+    Raises:
+        WeightsError: damaged, unsafe or of another kind.
+    """
     require_safe_torch(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            archive = file.read(4) == b"PK\x03\x04"  # torch before 1.6 wrote no archives, and those cannot be mapped
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         # The unpickler names the first class it would have had to run.
         reason = next(
@@ -162,35 +186,73 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"Will not open {path}",
             found=f"loading it could run code ({reason}); expected plain tensors",
-            kept=_KEPT,
+            kept=KEPT,
             todo="Ask its author for safetensors, or save only the state_dict where you trust the file",
         ) from error
     except Exception as error:  # torch raises many kinds for damaged archives; all mean the same to the reader
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"Cannot read the weights {path}",
-            found=f"the file is damaged or no checkpoint ({reason}); {path.stat().st_size} bytes",
-            kept=_KEPT,
-            todo="Fetch the file again and compare its size and sha256 with the source",
-        ) from error
-    state = _unwrap(loaded)
-    if not state:
-        raise WeightsError(
-            f"No weights in {path}",
-            found=f"found {_outline(loaded)}, expected a dictionary of tensors",
-            kept=_KEPT,
-            todo="Choose the file that holds a state_dict",
-        )
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return WeightsError(
+        f"Cannot read the weights {path}",
+        found=f"the file is damaged or no checkpoint ({reason}); {path.stat().st_size} bytes",
+        kept=KEPT,
+        todo="Fetch the file again and compare its size and sha256 with the source",
+    )
+
+
+def check_sums(path: Path) -> None:
+    """Compare the checksums that torch.save writes with what the file holds; a file without any passes.
+
+    Raises:
+        WeightsError: some bytes are not what was written.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.CRC:  # 0 where torch was told not to compute them
+                    with archive.open(record) as stream:
+                        while stream.read(1 << 20):
+                            pass
+    except Exception as error:  # as many kinds as there are ways to damage an archive
+        raise _damaged(path, error) from error
+
+
+def check_stored(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that claim more numbers than the file stores.
+
+    Raises:
+        WeightsError: naming the first one.
+    """
     for key, tensor in state.items():
         stored = tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else 0
         if tensor.numel() * tensor.element_size() > stored:
             raise WeightsError(
                 f"Will not open {path}",
                 found=f"{key} claims {tuple(tensor.shape)} but stores {stored} bytes; expected as many as its shape",
-                kept=_KEPT,
+                kept=KEPT,
                 todo="Fetch the file from a source you trust",
             )
-    return {key: tensor.detach().contiguous() for key, tensor in state.items()}
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    loaded = open_torch(path)
+    state = _unwrap(loaded)
+    if not state:
+        raise WeightsError(
+            f"No weights in {path}",
+            found=f"found {outline(loaded)}, expected a dictionary of tensors",
+            kept=KEPT,
+            todo="Choose the file that holds a state_dict",
+        )
+    check_stored(path, state)
+    check_sums(path)
+    # A copy, so that the file is no longer mapped when this returns and may be replaced.
+    return {key: tensor.detach().contiguous().clone() for key, tensor in state.items()}
 
 
 def _unwrap(loaded: Any) -> dict[str, Tensor]:
@@ -203,30 +265,52 @@ def _unwrap(loaded: Any) -> dict[str, Tensor]:
     return {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
 
 
-def _outline(loaded: Any) -> str:
+def outline(loaded: Any) -> str:
+    """Say in words what a file holds."""
     if isinstance(loaded, Mapping):
         keys = ", ".join(map(str, list(loaded)[:5]))
         return f"a dictionary with keys {keys}"
     return f"a {type(loaded).__name__}"
 
 
-def _strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what wrappers of a module left in front of every key."""
     for prefix in _PREFIXES:
         if state and all(key.startswith(prefix) for key in state):
-            return _strip_prefix({key.removeprefix(prefix): value for key, value in state.items()})
+            return strip_prefix({key.removeprefix(prefix): value for key, value in state.items()})
     return state
 
 
-def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+def check_finite(path: Path, state: Mapping[str, Tensor], *, what: str = "") -> None:
+    """Refuse NaN and infinity.
+
+    Args:
+        path: the file, for the message.
+        state: its tensors.
+        what: the part of a network they make up, in words, where they are one.
+
+    Raises:
+        WeightsError: naming the first tensor that holds some.
+    """
+    where = f" of the {what}" if what else ""
     for key, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
+        if not is_finite(tensor):
+            bad = int((~torch.isfinite(tensor.double())).sum())
             raise WeightsError(
                 f"Will not use the weights {path}",
-                found=f"{key} holds {bad} NaN or infinite values of {tensor.numel()}; expected finite numbers",
-                kept=_KEPT,
+                found=f"{key}{where} holds {bad} NaN or infinite values of {tensor.numel()}; expected finite numbers",
+                kept=KEPT,
                 todo="Fetch the file again, or train from an earlier checkpoint",
             )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether no number is NaN or infinite, by the extremes: a twentieth of the time of looking at each."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.itemsize == 1:  # torch compares no 8-bit floats
+        tensor = tensor.half()
+    return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def fill(
@@ -235,6 +319,7 @@ def fill(
     *,
     what: str,
     guess: Callable[[Collection[str]], str | None] | None = None,
+    within: Callable[[str], bool] = lambda key: True,
 ) -> None:
     """Copy `state` into `module`, every key and shape accounted for; the module may live on the meta device.
 
@@ -243,11 +328,12 @@ def fill(
         state: tensors by key, as `load_state` gives them.
         what: the network in words, for messages.
         guess: names the model that a set of keys belongs to, for the message when it is not this one.
+        within: tells the keys of the module that this state is for, where it comes in parts.
 
     Raises:
         WeightsError: keys are missing or unexpected, or shapes differ; the module is unchanged.
     """
-    own = module.state_dict()
+    own = {key: tensor for key, tensor in module.state_dict().items() if within(key)}
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     if missing or unexpected:
@@ -255,9 +341,9 @@ def fill(
         hint = f"These look like weights of {belongs}" if belongs else "They belong to another model"
         raise WeightsError(
             f"The weights do not fit {what}",
-            found=f"{len(missing)} keys missing ({_some(missing)}), {len(unexpected)} unexpected "
-            f"({_some(unexpected)}). {hint}",
-            kept=_KEPT,
+            found=f"{len(missing)} keys missing ({some(missing)}), {len(unexpected)} unexpected "
+            f"({some(unexpected)}). {hint}",
+            kept=KEPT,
             todo="Choose the file that belongs to this method and config",
         )
     for key, tensor in own.items():
@@ -265,41 +351,15 @@ def fill(
             raise WeightsError(
                 f"The weights do not fit {what}",
                 found=f"{key} has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}",
-                kept=_KEPT,
+                kept=KEPT,
                 todo="Choose the config these weights were trained with",
             )
-    module.load_state_dict({key: state[key].to(own[key].dtype) for key in own}, assign=True)
-    if lost := [name for name, buffer in module.named_buffers() if buffer.is_meta]:
-        raise AssertionError(f"{what} builds {_some(lost)} outside its checkpoint: compute it in forward")
+    cast = {key: state[key].to(own[key].dtype) for key in own}
+    module.load_state_dict(cast, strict=False, assign=True)
+    if lost := [name for name, buffer in module.named_buffers() if buffer.is_meta and within(name)]:
+        raise AssertionError(f"{what} builds {some(lost)} outside its checkpoint: compute it in forward")
 
 
-def _some(keys: list[str]) -> str:
+def some(keys: list[str]) -> str:
+    """Name the first few of many keys."""
     return ", ".join(keys[:3]) or "none"
-
-
-def convert(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """Write the tensors of any readable checkpoint as safetensors.
-
-    Returns:
-        What was written: tensors, bytes and sha256.
-
-    Raises:
-        WeightsError: the source cannot be read, or the target is the source.
-        OutputMediaError: the target cannot be written.
-    """
-    if target.exists() and source.exists() and target.samefile(source):
-        raise WeightsError(
-            f"Will not convert {source} onto itself",
-            found="source and target are the same file; expected two",
-            kept=_KEPT,
-            todo="Give another name with -o",
-        )
-    state = load_state(source)
-    # Tensors that share memory are refused by safetensors; a copy costs little and keeps every key.
-    tensors = {
-        key: value.to(dtype if dtype and value.is_floating_point() else value.dtype).clone().contiguous()
-        for key, value in state.items()
-    }
-    with publish(target) as file:
-        file.write(save(tensors))
-    return {"tensors": len(tensors), "bytes": target.stat().st_size, "sha256": sha256_of(target)}

@@ -32,7 +32,13 @@ def recognise(keys: Collection[str]) -> str | None:
     return None
 
 
-def restore(net: nn.Module, faces: Tensor, settings: Mapping[str, Value], seeds: Collection[int]) -> Tensor:
+def restore(
+    net: nn.Module,
+    faces: Tensor,
+    settings: Mapping[str, Value],
+    seeds: Collection[int],
+    inputs: Mapping[str, Tensor],
+) -> Tensor:
     """Restore faces, x_hat = f_phi(x_d): one pass, no noise, so neither settings nor seeds change anything."""
     return net(faces)
 
@@ -46,7 +52,7 @@ METHOD = Method(
         Paper("Diffuse and Restore (WACV 2024)", "", "Sec. 3.1, Eq. 4"),
     ),
     configs=(
-        Config("compact", "Compact U-Net, embedded weights", 512, embedded="irn_compact"),
+        Config("compact", "Compact U-Net, embedded weights", 512, embedded=("irn_compact",)),
         Config("paper", "SwinIR with pixel-unshuffle, bring your weights", 512),
     ),
     build=build,

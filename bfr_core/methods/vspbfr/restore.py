@@ -1,0 +1,93 @@
+"""Restoring a face, in the order of the paper's Fig. 1: style prompts (a), facial features (b), auto-encoder (c)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from ...errors import InputMediaError
+from ...networks.stylegan2 import Noise, full_precision, silent
+from ...registry import Value
+from ...seeding import Draws
+from .diffuser import diffuse
+from .model import VSPBFR, StyleEncoderDecoder
+from .restoration import DILATIONS, UNDILATED
+
+
+def restore(
+    net: VSPBFR, faces: Tensor, settings: Mapping[str, Value], seeds: Collection[int], inputs: Mapping[str, Tensor]
+) -> Tensor:
+    """Return I_out = G(I_de, w^0, z_hat, F^s), (B, 3, S, S) in about [0, 1], for faces in [0, 1]."""
+    draws = Draws(tuple(seeds), faces.device)
+    degraded = faces * 2 - 1
+    # (a) Visual style prompts.
+    if "codes" in inputs:
+        codes = inputs["codes"]
+        check_codes(net, codes)
+    else:
+        initial, steps = prompts(net, degraded, draws)
+        codes = steps[-1] if settings["prompts"] == "diffused" else initial  # ablation (a)
+    # (b) Facial feature bank, as far as the auto-encoder reads it.
+    noise = injected(draws) if settings["noise"] else silent
+    features = net.decoder.features(codes, noise, largest=net.restorer.side) if settings["priors"] else None
+    # (c) Restoration auto-encoder.
+    if not settings["modulation"]:
+        codes = torch.zeros_like(codes)  # ablation (c): the prompt keeps z_hat and c only
+    dilations = DILATIONS if settings["smart"] else UNDILATED  # ablation (b)
+    styles = random_styles(net, draws, mean=settings["random_style"] == "mean", mixing=float(settings["mixing"]))
+    restored = net.restorer(degraded, codes, styles, features, noise, dilations)
+    return (restored + 1) / 2
+
+
+def check_codes(net: StyleEncoderDecoder, codes: Tensor) -> None:
+    """Check that codes are for this generator.
+
+    Raises:
+        InputMediaError: they have another shape.
+    """
+    if codes.shape[1:] != net.latent_avg.shape:
+        raise InputMediaError(
+            "Cannot use these style codes",
+            found=f"found {tuple(codes.shape)}, expected (faces, {', '.join(map(str, net.latent_avg.shape))}): codes "
+            "of one config do not fit another",
+            kept="Nothing was changed",
+            todo="Make the codes with the restorer that uses them",
+        )
+
+
+def prompts(net: VSPBFR, degraded: Tensor, draws: Draws) -> tuple[Tensor, list[Tensor]]:
+    """Return w_hat and w^T ... w^0, each (B, N, style_dim), of faces in [-1, 1]."""
+    initial = net.encode(degraded).float()
+    shape = initial.shape[1:]
+    noise = draws.normal("w_T", *shape).to(initial)
+    steps = diffuse(net.att_mapper, initial, noise, net.diffusion, lambda t: draws.normal(f"w_{t}", *shape).to(initial))
+    return initial, steps
+
+
+def injected(draws: Draws) -> Noise:
+    """Return the source of every layer's noise."""
+    return lambda layer, side: draws.normal(f"noise {layer}", 1, side, side)
+
+
+def random_styles(net: VSPBFR, draws: Draws, *, mean: bool, mixing: float) -> Tensor:
+    """Return z_hat for each code, (B, tokens, style_dim).
+
+    Args:
+        net: holds the mapping network F.
+        draws: where z comes from.
+        mean: take the mean of F(z) in place of a drawn one.
+        mixing: probability that the codes from a random one on take a second z (style mixing, StyleGAN,
+            arXiv:1812.04948, Sec. 3.1). The released code mixes when it restores, too.
+    """
+    tokens, dim = net.restorer.tokens, net.restorer.style_dim
+    if mean:
+        return net.restorer.mean_style().expand(len(draws.seeds), tokens, dim)
+    z = [draws.normal(name, dim) for name in ("z", "z mixed in")]
+    with full_precision(z[0]):
+        first, second = (net.restorer.style(one)[:, None] for one in z)
+    chance, place = draws.uniform("mixing"), draws.uniform("mixing from")
+    start = [1 + int(at * (tokens - 1)) if luck < mixing else tokens for luck, at in zip(chance, place, strict=True)]
+    later = torch.arange(tokens, device=first.device) >= torch.tensor(start, device=first.device)[:, None]
+    return torch.where(later[:, :, None], second, first)

@@ -1,0 +1,218 @@
+"""Visual style prompts to look at, mix, save and give back to the restorer (VSPBFR)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..bfr_core.errors import SettingsError
+from ..bfr_core.methods.vspbfr.codes import SUFFIX, StyleCodes, load_codes, mix_codes, save_codes
+from ..bfr_core.methods.vspbfr.prompts import preview, style_codes
+from ..bfr_core.registry import get_method
+from .compat import io, option, schema
+from .host import data_files, data_path, join_image, new_output, runtime, split_image
+from .models import LoadedRestorer, get_restorer
+from .restore import SEED, SEED_HELP, batch_seeds, default_config
+from .types import CATEGORY, RestorerSocket, StyleCodesSocket
+
+_METHOD = "vspbfr"
+_FOLDER = "style_codes"
+_NONE = "none"
+"""Choice of Load Style Codes while no file is there: an empty list would say nothing."""
+_LAYERS = 18
+"""Layers of a face generator of 1024 px, the largest there is."""
+
+_SHOWN = {
+    "steps": lambda codes: codes.steps.flatten(0, 1),
+    "final": lambda codes: codes.denoised,
+    "initial": lambda codes: codes.initial,
+}
+
+
+def _restorer(given: LoadedRestorer | None) -> LoadedRestorer:
+    return given or get_restorer(_choice())
+
+
+def _choice() -> str:
+    return f"{_METHOD}/{default_config(get_method(_METHOD)).name}"
+
+
+def _restorer_input() -> Any:
+    return RestorerSocket.Input("restorer", optional=True, tooltip=f"Left open: {_choice()}")
+
+
+class MakeStyleCodes(io.ComfyNode):
+    """Read the style prompts of aligned faces."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_StyleCodes",
+            display_name="VSPBFR Style Codes",
+            category=CATEGORY,
+            description="Read the visual style prompts of aligned faces: what the style encoder sees in them, and what "
+            "the code diffuser makes of it step by step. Look at them with VSPBFR Style Preview, mix or save them, and "
+            "connect them to Restore Aligned Faces (VSPBFR). Unchanged they give what that node gives by itself with "
+            "the same seed.",
+            search_aliases=[_METHOD, "style prompt", "gan inversion", "latent codes", "w+"],
+            inputs=[
+                io.Image.Input("faces", tooltip="Aligned faces, from Align Faces"),
+                option(io.Int, "seed", **SEED, tooltip=SEED_HELP),
+                _restorer_input(),
+            ],
+            outputs=[StyleCodesSocket.Output(display_name="codes", tooltip="Codes of each face at each step")],
+        )
+
+    @classmethod
+    def execute(cls, faces: torch.Tensor, seed: int = 0, restorer: LoadedRestorer | None = None) -> io.NodeOutput:
+        """Encode and denoise."""
+        loaded = _restorer(restorer)
+        frames, _ = split_image(faces)
+        run = runtime(loaded.managed, len(frames))
+        seeds = batch_seeds(seed, len(frames))
+        return io.NodeOutput(style_codes(loaded.restorer, frames.clamp(0, 1), seeds=seeds, runtime=run))
+
+
+class PreviewStyleCodes(io.ComfyNode):
+    """Show what the face generator makes of style codes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_StylePreview",
+            display_name="VSPBFR Style Preview",
+            category=CATEGORY,
+            description="Show style codes as pictures: the face that the generator paints from the codes alone, "
+            "without the degraded image. With the steps it grows out of noise.",
+            search_aliases=[_METHOD, "style prompt", "inverted image", "gan inversion"],
+            inputs=[
+                StyleCodesSocket.Input("codes", tooltip="From VSPBFR Style Codes"),
+                option(
+                    io.Combo, "show", options=list(_SHOWN), default="steps",
+                    tooltip="steps: each face from noise to the last step; final: the last step, which restores; "
+                    "initial: as the style encoder read it",
+                ),
+                _restorer_input(),
+            ],
+            outputs=[io.Image.Output(display_name="images", tooltip="The pictures of the first face, then the next")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, codes: StyleCodes, show: str = "steps", restorer: LoadedRestorer | None = None) -> io.NodeOutput:
+        """Generate."""
+        loaded = _restorer(restorer)
+        shown = _SHOWN[show](codes.made_with(loaded.restorer.config.name))
+        return io.NodeOutput(join_image(preview(loaded.restorer, shown, runtime=runtime(loaded.managed, len(shown)))))
+
+
+class MixStyleCodes(io.ComfyNode):
+    """Mix the style prompts of two faces."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        layers = {"max": _LAYERS, "step": 1}
+        return schema(
+            node_id="BFR_MixStyleCodes",
+            display_name="VSPBFR Mix Style Codes",
+            category=CATEGORY,
+            description="Mix the style codes of two faces, in all layers or in some: the first layers hold pose and "
+            "shape, the middle ones features, the last ones colour and texture.",
+            search_aliases=[_METHOD, "style prompt", "style mixing", "blend latents", "interpolate"],
+            inputs=[
+                StyleCodesSocket.Input("a", tooltip="Codes of some faces"),
+                StyleCodesSocket.Input("b", tooltip="Codes of as many faces, or of one for all of them"),
+                option(
+                    io.Float, "amount", default=0.5, min=0.0, max=1.0, step=0.01,
+                    tooltip="0 keeps a, 1 takes b",
+                ),
+                option(io.Int, "first_layer", default=1, min=1, **layers, tooltip="The first layer to mix"),
+                option(
+                    io.Int, "last_layer", default=0, min=0, **layers,
+                    tooltip="The last layer to mix; 0 takes all that follow",
+                ),
+            ],
+            outputs=[StyleCodesSocket.Output(display_name="codes", tooltip="The mixed codes")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, a: StyleCodes, b: StyleCodes, amount: float = 0.5, first_layer: int = 1, last_layer: int = 0
+    ) -> io.NodeOutput:
+        """Mix."""
+        return io.NodeOutput(mix_codes(a, b, share=amount, first=first_layer, last=last_layer))
+
+
+class SaveStyleCodes(io.ComfyNode):
+    """Keep style codes in a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_SaveStyleCodes",
+            display_name="Save Style Codes",
+            category=CATEGORY,
+            description="Save style codes to the output folder, for Load Style Codes.",
+            search_aliases=[_METHOD, "export style codes"],
+            inputs=[
+                StyleCodesSocket.Input("codes", tooltip="The codes to save, every step of them"),
+                option(
+                    io.String, "filename_prefix", default=f"{_FOLDER}/face",
+                    tooltip=f"A counter follows; Load Style Codes lists what is in {_FOLDER}/",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, codes: StyleCodes, filename_prefix: str = f"{_FOLDER}/face") -> io.NodeOutput:
+        """Write the file."""
+        path, shown = new_output(filename_prefix, SUFFIX)
+        save_codes(path, codes)
+        return io.NodeOutput(ui={_FOLDER: [shown]})
+
+
+class LoadStyleCodes(io.ComfyNode):
+    """Read style codes from a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_LoadStyleCodes",
+            display_name="Load Style Codes",
+            category=CATEGORY,
+            description="Load style codes that Save Style Codes wrote.",
+            search_aliases=[_METHOD, "import style codes"],
+            inputs=[
+                option(
+                    io.Combo, "file", options=[_NONE, *data_files(_FOLDER, SUFFIX)],
+                    tooltip=f"A file in the input folder, or in {_FOLDER}/ of the output folder; press R to list anew",
+                )
+            ],
+            outputs=[StyleCodesSocket.Output(display_name="codes", tooltip="The codes, every step of them")],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str | None = _NONE) -> float:
+        """Run again when the file was replaced."""
+        if file in (None, _NONE) or not data_path(file).is_file():
+            return 0.0
+        return data_path(file).stat().st_mtime
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        """Read the file."""
+        if file == _NONE:
+            raise SettingsError(
+                "No style codes to load",
+                found="no file is chosen; expected one that Save Style Codes wrote",
+                kept="Nothing was started",
+                todo="Save some first, press R, and choose them here",
+            )
+        return io.NodeOutput(load_codes(data_path(file)))

@@ -1,0 +1,148 @@
+"""VSPBFR's four training stages, one after another, through the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from marks import opens_pickles
+from PIL import Image
+from skimage.data import astronaut
+from tiny_vspbfr import declare
+
+import train.__main__ as command
+from bfr_core.restorer import load_restorer
+from bfr_core.runtime import Runtime
+from bfr_core.weights import load_state
+from train.checkpoint import Checkpoints
+
+CRITIC = {"4": 16, "8": 16, "16": 16, "32": 8}
+
+pytestmark = opens_pickles
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    declare(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    for index in range(4):
+        top, left = 6 * index, 150 + 9 * index
+        Image.fromarray(astronaut()[top : top + 192, left : left + 192]).resize((64, 64)).save(folder / f"{index}.png")
+    (folder / "LICENCE.txt").write_text("CC0\n")
+    return folder
+
+
+def train(stage: str, faces: Path, out: Path, shared: Path, *, images=8, config="compact", files=(), **fields) -> dict:
+    """Train a stage and return its last checkpoint."""
+    weights = fields.pop("weights")
+    lr = fields.pop("lr", (0.01, 0.005))
+    phase = {"name": "one", "images": images, "batch": 4, "size": 64, "lr": lr, "weights": weights}
+    small = {"base": config, "network": "tiny", "face_size": 64, "phases": [phase], "validate_limit": 1, **fields}
+    path = out.parent / f"{out.name}.json"
+    path.write_text(json.dumps(small))
+    arguments = [f"vspbfr.{stage}", "--config", path, "--data", faces, "--val", faces, "--out", out, "--workers", 0]
+    arguments += ["--recogniser", shared / "weights/mobilefacenet.pt", "--cpu", *files]
+    assert command.main([str(argument) for argument in arguments]) == 0
+    state = Checkpoints(out).load(lambda text: None)
+    assert state is not None
+    return state
+
+
+def exported(run: Path) -> Path:
+    target = run.parent / f"{run.name}.safetensors"
+    assert command.main(["export", str(run), "-o", str(target), "--dtype", "float32"]) == 0
+    return target
+
+
+def train_all(folder: Path, faces: Path, shared: Path, images: int, **changes) -> tuple[list[Path], list[dict]]:
+    """Train the four stages on each other's weights and export each."""
+    picture = {"l1": 1.0, "perceptual": 0.1}
+    common = {"faces": faces, "shared": shared, "images": images, "critic": {}, **changes}
+    states = [train("bank", out=folder / "bank", weights=picture, **common)]
+    style = exported(folder / "bank")
+    given = ("--style", style)
+    states.append(train("encoder", out=folder / "encoder", files=given, weights={"codes": 1.0, **picture}, **common))
+    given = ("--style", exported(folder / "encoder"))
+    states.append(train("diffuser", out=folder / "diffuser", files=given, weights={"codes": 1.0}, **common))
+    given = (*given, "--diffuser", exported(folder / "diffuser"))
+    weights = {**picture, "identity": 0.05, "adversarial": 0.01, "critic": 1.0, "r1": 1.0}
+    sizes = {"critic": CRITIC, "critic_crop": 32, "critic_patch": 1}
+    states.append(
+        train("restorer", out=folder / "restorer", files=given, weights=weights, **{**common, **sizes, "r1_every": 1})
+    )
+    restorer = exported(folder / "restorer")
+    return [given[1], given[3], restorer], states
+
+
+def test_the_four_stages_make_a_restorer(faces, tmp_path, shared):
+    files, states = train_all(tmp_path, faces, shared, images=8)
+    assert all(state["position"]["steps"] == 2 for state in states)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    for file in files:
+        file.rename(whole / file.name)
+    restorer = load_restorer("vspbfr", "tiny", weights=whole)
+    face = torch.rand(2, 3, 64, 64)
+    restored = restorer.restore(face, seeds=[1, 2], runtime=Runtime())
+    assert restored.shape == face.shape and restored.std() > 0
+    averages = states[3]["averages"]["net"]
+    key = "restorer.convs.1.fusion.0.weight"
+    assert torch.equal(restorer.net.state_dict()[key], averages[key])
+
+
+def test_an_encoder_that_is_trained_leaves_the_generator_alone(faces, tmp_path, shared):
+    train("bank", faces, tmp_path / "bank", shared, weights={"l1": 1.0}, critic={})
+    style = exported(tmp_path / "bank")
+    before = load_state(style)
+    state = train("encoder", faces, tmp_path / "encoder", shared, files=("--style", style), weights={"codes": 1.0})
+    after = state["averages"]["net"]
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed and all(key.startswith("encoder.") for key in changed)
+
+
+def test_the_published_losses_run(faces, tmp_path, shared):
+    """Every term of the configs `official` and `paper`, in networks of the printed form."""
+    common = {"faces": faces, "shared": shared, "network": "tiny_printed", "config": "paper", "ema": 100.0}
+    common["degradation"] = "gfpgan"
+    bank = {"sampled": 1.0, "inverted": 1.0, "l2": 1.0, "path": 2.0, "critic": 1.0, "r1": 1.0}
+    state = train("bank", out=tmp_path / "bank", weights=bank, critic=CRITIC, **common)
+    assert state["networks"]["net"]["path_length"] > 0 and state["position"]["skipped"] == 0
+    given = ("--style", exported(tmp_path / "bank"))
+    assert "path_length" not in load_state(given[1])
+    encoder = {"l2": 1.0, "identity": 0.1, "delta": 2e-4, "editable": 0.1, "critic": 1.0, "r1": 1.0}
+    assert train("encoder", out=tmp_path / "e", files=given, weights=encoder, **common)["position"]["skipped"] == 0
+    diffuser = {"diffusion": 1.0, "perceptual": 0.1, "identity": 0.1}
+    assert train("diffuser", out=tmp_path / "d", files=given, weights=diffuser, **common)["position"]["skipped"] == 0
+    given = (*given, "--diffuser", exported(tmp_path / "d"))
+    restorer = {"perceptual": 0.5, "adversarial": 1.0, "critic": 1.0, "r1": 1.0}
+    sizes = {"critic": {**CRITIC, "64": 8}}
+    state = train("restorer", out=tmp_path / "r", files=given, weights=restorer, **common, **sizes)
+    assert state["position"]["skipped"] == 0
+
+
+def test_weights_of_another_part_are_named(faces, tmp_path, shared, capsys):
+    train("bank", faces, tmp_path / "bank", shared, weights={"l1": 1.0}, critic={})
+    style = exported(tmp_path / "bank")
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps({"base": "compact", "network": "tiny", "face_size": 64}))
+    arguments = ["vspbfr.restorer", "--config", path, "--data", faces, "--val", faces, "--out", tmp_path / "run"]
+    arguments += ["--recogniser", shared / "weights/mobilefacenet.pt", "--style", style, "--diffuser", style]
+    assert command.main([str(argument) for argument in arguments]) != 0
+    assert "code diffuser" in capsys.readouterr().err
+
+
+@pytest.mark.release
+def test_each_stage_learns(faces, tmp_path, shared):
+    """Test-sized networks on a few hundred images: the figures that each stage follows fall."""
+    places = shared / "faces/pd256/train"
+    train_all(tmp_path, places, shared, images=400, validate_images=10_000)
+    for stage, term in (("bank", "l1"), ("encoder", "codes"), ("diffuser", "codes"), ("restorer", "l1")):
+        lines = [json.loads(line) for line in (tmp_path / stage / "log.jsonl").read_text().splitlines()]
+        values = [line[term] for line in lines if term in line]
+        assert values[-1] < 0.9 * values[0], (stage, values)
