@@ -111,7 +111,10 @@ METHOD = Method(
     "generator and style-modulated layers paint it anew.",
     papers=(Paper("Visual Style Prompt Learning (VSPBFR)", "https://arxiv.org/abs/2412.21042", "Sec. III"),),
     configs=(
-        Config("compact", "Compact, for the CPU", 512, COMPACT),
+        Config(
+            "compact", "Compact, embedded weights", 512, COMPACT,
+            embedded=("vspbfr_compact_style", "vspbfr_compact_diffuser", "vspbfr_compact_restorer"),
+        ),
         Config(
             "official", "As released by the authors, bring their three files", 512, OFFICIAL,
             published="https://huggingface.co/Wanglong2/VSPBFR",
