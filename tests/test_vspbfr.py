@@ -11,6 +11,7 @@ from tiny_vspbfr import TINY_PRINTED, tiny_restorer
 
 from bfr_core.errors import InputMediaError, SettingsError
 from bfr_core.methods.vspbfr.diffuser import PAPER_DIFFUSION, RELEASED_DIFFUSION
+from bfr_core.methods.vspbfr.restore import prompts
 from bfr_core.networks._cached import Cached
 from bfr_core.networks.stylegan2 import ModulatedConv2d
 from bfr_core.runtime import Runtime
@@ -104,6 +105,17 @@ def test_bfloat16_stays_close_to_float32(restorer, faces):
     codes = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
     low = restorer.restore(faces, seeds=[5, 6, 7], inputs={"codes": codes}, runtime=Runtime(dtype=torch.bfloat16))
     assert (low - run(restorer, faces, codes=codes)).abs().mean() < 0.02
+
+
+def test_the_diffuser_runs_in_full_precision(restorer, faces):
+    """Whatever the rest uses: from the same initial codes the denoised ones are the same, bit for bit."""
+    net, initial = restorer.net, torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(net, "encode", lambda x: initial)
+        _, wanted = prompts(net, faces, Draws((1, 2, 3)))
+        with torch.autocast("cpu", torch.bfloat16):
+            _, given = prompts(net, faces, Draws((1, 2, 3)))
+    assert torch.equal(torch.stack(wanted), torch.stack(given))
 
 
 # Noise

@@ -62,7 +62,10 @@ def prompts(net: VSPBFR, degraded: Tensor, draws: Draws) -> tuple[Tensor, list[T
     initial = net.encode(degraded).float()
     shape = initial.shape[1:]
     noise = draws.normal("w_T", *shape).to(initial)
-    steps = diffuse(net.att_mapper, initial, noise, net.diffusion, lambda t: draws.normal(f"w_{t}", *shape).to(initial))
+    with full_precision(initial):  # the chain multiplies what half precision rounds
+        steps = diffuse(
+            net.att_mapper, initial, noise, net.diffusion, lambda t: draws.normal(f"w_{t}", *shape).to(initial)
+        )
     return initial, steps
 
 
