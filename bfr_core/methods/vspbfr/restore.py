@@ -27,8 +27,9 @@ def restore(
         codes = inputs["codes"]
         check_codes(net, codes)
     else:
-        initial, steps = prompts(net, degraded, draws)
-        codes = steps[-1] if settings["prompts"] == "diffused" else initial  # ablation (a)
+        codes = net.encode(degraded).float()
+        if settings["prompts"] == "diffused":  # else ablation (a)
+            codes = denoised(net, codes, draws)[-1]
     # (b) Facial feature bank, as far as the auto-encoder reads it.
     noise = injected(draws) if settings["noise"] else silent
     features = net.decoder.features(codes, noise, largest=net.restorer.side) if settings["priors"] else None
@@ -60,13 +61,17 @@ def check_codes(net: StyleEncoderDecoder, codes: Tensor) -> None:
 def prompts(net: VSPBFR, degraded: Tensor, draws: Draws) -> tuple[Tensor, list[Tensor]]:
     """Return w_hat and w^T ... w^0, each (B, N, style_dim), of faces in [-1, 1]."""
     initial = net.encode(degraded).float()
+    return initial, denoised(net, initial, draws)
+
+
+def denoised(net: VSPBFR, initial: Tensor, draws: Draws) -> list[Tensor]:
+    """Return w^T ... w^0 of w_hat, each (B, N, style_dim)."""
     shape = initial.shape[1:]
     noise = draws.normal("w_T", *shape).to(initial)
     with full_precision(initial):  # the chain multiplies what half precision rounds
-        steps = diffuse(
+        return diffuse(
             net.att_mapper, initial, noise, net.diffusion, lambda t: draws.normal(f"w_{t}", *shape).to(initial)
         )
-    return initial, steps
 
 
 def injected(draws: Draws) -> Noise:
