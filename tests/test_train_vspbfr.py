@@ -134,6 +134,14 @@ def test_the_published_losses_run(faces, tmp_path, shared):
     assert state["position"]["skipped"] == 0
 
 
+def test_pairs_of_codes_and_losses_of_pictures_do_not_go_together(faces, tmp_path, shared, capsys):
+    train("bank", faces, tmp_path / "bank", shared, weights={"l1": 1.0}, critic={})
+    given = ("--style", exported(tmp_path / "bank"))
+    with pytest.raises(AssertionError):  # the command ends with an error
+        train("diffuser", faces, tmp_path / "d", shared, files=given, weights={"perceptual": 1.0}, pairs=8)
+    assert "perceptual compare pictures, and pairs = 8 keeps none" in capsys.readouterr().err
+
+
 def test_weights_of_another_part_are_named(faces, tmp_path, shared, capsys):
     train("bank", faces, tmp_path / "bank", shared, weights={"l1": 1.0}, critic={})
     style = exported(tmp_path / "bank")

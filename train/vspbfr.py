@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfr_core.faces.identity import FaceRecogniser, load_recogniser
-from bfr_core.methods.vspbfr.diffuser import RELEASED_DIFFUSION, TACC, Diffusion, conditions, diffuse, predict
+from bfr_core.methods.vspbfr.diffuser import (
+    RELEASED_DIFFUSION,
+    RELEASED_TACC,
+    TACC,
+    Diffusion,
+    conditions,
+    diffuse,
+    predict,
+)
 from bfr_core.methods.vspbfr.model import StyleEncoderDecoder
 from bfr_core.networks.stylegan2 import Discriminator, Noise
 from bfr_core.registry import get_method
@@ -47,7 +55,6 @@ class StyleConfig(RestoreConfig):
     """Side of the square of pixels that one position of its largest map sees."""
     critic_crop: int = 0
     """Side of the square it judges, cut out at random; 0 for the whole picture."""
-
     critic_rate: Positive = 1.0
     """Learning rate of the discriminator relative to the phase's."""
     mixing: Share = 0.5
@@ -102,7 +109,6 @@ class StyleStage(Stage[S], Generic[S]):
         """Return what the discriminator learns from: Eq. 9 for real and restored pictures in [-1, 1]."""
         lazily = step.number % self.config.r1_every == 0 and bool(step.weight("r1"))
         real = real.detach().requires_grad_(lazily)
-        # Both in one batch: the statistics over a group must not tell them apart by the batch.
         said = discriminator(real)
         terms = {"critic": losses.discriminator_loss(said, discriminator(fake.detach()))}
         if lazily:
@@ -151,8 +157,7 @@ class CodeDiffuser(nn.Module):
     def __init__(self, options: Mapping, blocks: int = 4) -> None:
         super().__init__()
         dim = options.get("style_dim", 512)
-        layout = {"layout": options["tacc"]} if "tacc" in options else {}
-        self.att_mapper = nn.ModuleList(TACC(dim, **layout) for _ in range(blocks))
+        self.att_mapper = nn.ModuleList(TACC(dim, options.get("tacc", RELEASED_TACC)) for _ in range(blocks))
         self.diffusion: Diffusion = options.get("diffusion", RELEASED_DIFFUSION)
 
     def forward(self, initial: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:

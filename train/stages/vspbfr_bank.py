@@ -113,7 +113,7 @@ class BankStage(StyleStage[BankConfig]):
         generate = Objective("generate", ("net",), self._generate)
         if not self.config.critic:
             return (generate,)
-        return generate, Objective("judge", ("discriminator",), self._judge, needs="critic")
+        return generate, Objective("judge", ("discriminator",), self._judge, needs="critic", lr=self.config.critic_rate)
 
     def _generate(self, nets: Nets, batch: Batch, step: Step) -> dict[str, Tensor]:
         net: StyleEncoderDecoder = nets["net"]  # type: ignore[assignment]

@@ -11,6 +11,8 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from bfr_core.errors import SettingsError
+
 from .. import losses
 from ..config import STRICT, Phase
 from ..data import Batch, Examples, Feed
@@ -21,6 +23,8 @@ from ..vspbfr import FREE, STYLE, CodeDiffuser, StyleConfig, StyleStage, like, l
 
 _ENCODED = 16
 """Faces encoded at a time."""
+_PICTURED = ("l1", "perceptual", "identity")
+"""Losses between pictures."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -115,6 +119,14 @@ class DiffuserStage(StyleStage[DiffuserConfig]):
 
     def __init__(self, config: DiffuserConfig, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)
+        needing = {term for phase in config.phases for term in _PICTURED if phase.weights.get(term)}
+        if config.pairs and needing:
+            raise SettingsError(
+                "Cannot train the code diffuser on pairs of codes",
+                found=f"{', '.join(sorted(needing))} compare pictures, and pairs = {config.pairs} keeps none",
+                kept="Nothing was started",
+                todo="Set pairs=0, or leave those weights out",
+            )
         self.style = load_style(config, files["style"])
         self._pairs: tuple[np.ndarray, np.ndarray] | None = None
         self.frozen["style"] = self.style
@@ -136,7 +148,7 @@ class DiffuserStage(StyleStage[DiffuserConfig]):
             guess = net.guess(process.noised(clean, epsilon, t), initial, t)
             target = epsilon if process.predicts == "noise" else clean
             terms["diffusion"] = losses.diffusion(guess, target)
-        pictures = any(step.weight(term) for term in ("l1", "perceptual", "identity"))
+        pictures = any(step.weight(term) for term in _PICTURED)
         if step.weight("codes") or pictures:
             begun = initial if self.config.begins == "initial" else clean
             last = process.noised(begun, like(begun, generator), process.steps)

@@ -50,6 +50,7 @@ PAPER = StyleConfig(
     betas=(0.95, 0.999),
     clip=0.0,
     ema=10_000.0,
+    critic_rate=0.2,
 )  # fmt: skip
 """150,000 steps of 16, from e4e's own encoder (--init); weights, rates and the latent discriminator are e4e's."""
 
@@ -101,7 +102,9 @@ class EncoderStage(StyleStage[StyleConfig]):
         encode = Objective("encode", ("net",), self._encode)
         if not self._judges():
             return (encode,)
-        return encode, Objective("judge", ("discriminator",), self._judge, needs="critic", lr=0.2, optimiser="adamw")
+        return encode, Objective(
+            "judge", ("discriminator",), self._judge, needs="critic", lr=self.config.critic_rate, optimiser="adamw"
+        )
 
     def _encode(self, nets: Nets, batch: Batch, step: Step) -> dict[str, Tensor]:
         net: StyleEncoderDecoder = nets["net"]  # type: ignore[assignment]
