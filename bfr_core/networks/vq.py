@@ -1,0 +1,205 @@
+"""A vector-quantised autoencoder without attention: the latent space of CLR-Face.
+
+Source: CLR-Face Sec. 3.1, after VQGAN (Esser et al., arXiv:2012.09841) in the layout that Latent Diffusion published as
+vq-f4-noattn (github.com/CompVis/latent-diffusion), whose keys these are. Attention at 128 x 128 positions would cost
+more than all else together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SIGMA_DATA = 0.5
+"""Standard deviation that latents are brought to: what EDM (arXiv:2206.00364) assumes of data."""
+
+_ROWS = 4_096
+"""Positions compared with the codebook at a time: 8,192 entries make 128 MiB of distances."""
+
+
+class _Block(nn.Module):
+    def __init__(self, inp: int, out: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, inp, eps=1e-6)
+        self.conv1 = nn.Conv2d(inp, out, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, out, eps=1e-6)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        self.nin_shortcut = nn.Identity() if inp == out else nn.Conv2d(inp, out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+
+
+class _Down(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class _Up(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def _middle(width: int, groups: int) -> nn.Module:
+    middle = nn.Module()
+    middle.block_1, middle.block_2 = _Block(width, width, groups), _Block(width, width, groups)
+    return middle
+
+
+class _Encoder(nn.Module):
+    """E of Eq. 1, before the quantiser."""
+
+    def __init__(self, widths: Sequence[int], blocks: int, dim: int, fold: int, groups: int) -> None:
+        super().__init__()
+        self.fold = fold
+        self.conv_in = nn.Conv2d(3 * fold**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        width = widths[0]
+        for depth, out in enumerate(widths):
+            level = nn.Module()
+            level.block = nn.ModuleList(_Block(width if first == 0 else out, out, groups) for first in range(blocks))
+            if depth < len(widths) - 1:
+                level.downsample = _Down(out)
+            self.down.append(level)
+            width = out
+        self.mid = _middle(width, groups)
+        self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
+        self.conv_out = nn.Conv2d(width, dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(F.pixel_unshuffle(x, self.fold) if self.fold > 1 else x)
+        for level in self.down:
+            for block in level.block:  # type: ignore[union-attr]
+                h = block(h)
+            if hasattr(level, "downsample"):
+                h = level.downsample(h)  # type: ignore[operator]
+        h = self.mid.block_2(self.mid.block_1(h))  # type: ignore[operator]
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class _Decoder(nn.Module):
+    """G of Eq. 2, after the quantiser."""
+
+    def __init__(self, widths: Sequence[int], blocks: int, dim: int, fold: int, groups: int) -> None:
+        super().__init__()
+        self.fold = fold
+        width = widths[-1]
+        self.conv_in = nn.Conv2d(dim, width, 3, padding=1)
+        self.mid = _middle(width, groups)
+        levels: list[nn.Module] = []
+        for depth, out in reversed(list(enumerate(widths))):
+            level = nn.Module()
+            level.block = nn.ModuleList(
+                _Block(width if first == 0 else out, out, groups) for first in range(blocks + 1)
+            )
+            if depth:
+                level.upsample = _Up(out)
+            levels.insert(0, level)  # numbered by resolution, as the encoder's
+            width = out
+        self.up = nn.ModuleList(levels)
+        self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
+        self.conv_out = nn.Conv2d(width, 3 * fold**2, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.mid.block_2(self.mid.block_1(self.conv_in(z)))  # type: ignore[operator]
+        for level in reversed(self.up):
+            for block in level.block:  # type: ignore[union-attr]
+                h = block(h)
+            if hasattr(level, "upsample"):
+                h = level.upsample(h)  # type: ignore[operator]
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(h, self.fold) if self.fold > 1 else h
+
+
+class VQAutoencoder(nn.Module):
+    """Bring pictures to a latent space and back, with the quantiser in front of the decoder (Sec. 3.1).
+
+    The widths are `channels` times `mult`; each but the first halves the picture, as does a `fold` of 2.
+    """
+
+    def __init__(
+        self,
+        channels: int = 128,
+        mult: tuple[int, ...] = (1, 2, 3),
+        blocks: int = 2,
+        *,
+        dim: int = 3,  # d of a codebook entry, and channels of the latent
+        codes: int = 8192,  # K
+        fold: int = 1,  # side of the square of pixels that becomes one position
+        groups: int = 32,
+    ) -> None:
+        super().__init__()
+        widths = [channels * factor for factor in mult]
+        self.dim, self.codes = dim, codes
+        self.factor = fold * 2 ** (len(mult) - 1)
+        self.encoder = _Encoder(widths, blocks, dim, fold, groups)
+        self.decoder = _Decoder(widths, blocks, dim, fold, groups)
+        self.quant_conv = nn.Conv2d(dim, dim, 1)
+        self.post_quant_conv = nn.Conv2d(dim, dim, 1)
+        self.quantize = nn.Module()
+        self.quantize.embedding = nn.Embedding(codes, dim)
+        nn.init.uniform_(self.quantize.embedding.weight, -1 / codes, 1 / codes)
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+        self.mean: Tensor
+        self.std: Tensor
+
+    @property
+    def codebook(self) -> Tensor:
+        """Z, (K, dim)."""
+        return self.quantize.embedding.weight  # type: ignore[return-value, union-attr]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return z = E(x), not quantised: (B, 3, H, W) in [-1, 1] to (B, dim, H / factor, W / factor)."""
+        return self.quant_conv(self.encoder(x))
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Return the number of the entry nearest to each position, (B, h, w)."""
+        batch, dim, height, width = z.shape
+        codebook = self.codebook.detach()
+        half = codebook.square().sum(1) / 2
+        rows = z.detach().permute(0, 2, 3, 1).reshape(-1, dim).type(codebook.dtype)
+        # |z - c|^2 = |z|^2 - 2 z.c + |c|^2, of which the first term changes no order.
+        found = [torch.addmm(half, part, codebook.T, alpha=-1).argmin(1) for part in rows.split(_ROWS)]
+        return torch.cat(found).view(batch, height, width)
+
+    def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z_q = Q(z) (Eq. 1), whose gradient reaches the codebook, and the numbers of its entries."""
+        numbers = self.nearest(z)
+        return F.embedding(numbers, self.codebook).permute(0, 3, 1, 2), numbers
+
+    def decode(self, z: Tensor, *, straight_through: bool = True) -> Tensor:
+        """Return G(Q(z)), (B, 3, H, W) in about [-1, 1].
+
+        Args:
+            z: latents, (B, dim, h, w), in the codebook's units.
+            straight_through: let the gradient pass the quantiser unchanged (Sec. 3.3), to `z`.
+        """
+        quantised, _ = self.quantise(z)
+        if straight_through:
+            quantised = z + (quantised - z).detach()
+        return self.decode_codes(quantised)
+
+    def decode_codes(self, z: Tensor) -> Tensor:
+        """Return G(z) of latents that are quantised already, or deliberately not."""
+        return self.decoder(self.post_quant_conv(z))
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """Bring latents of E to mean 0 and standard deviation SIGMA_DATA in each channel."""
+        return (z - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1) * SIGMA_DATA
+
+    def denormalise(self, z: Tensor) -> Tensor:
+        """Undo `normalise`."""
+        return z / SIGMA_DATA * self.std.view(1, -1, 1, 1) + self.mean.view(1, -1, 1, 1)
