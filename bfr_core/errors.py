@@ -62,5 +62,9 @@ class RestoreError(BfrError):
     """A restorer that failed on valid input."""
 
 
+class NumbersError(RestoreError):
+    """Numbers that stopped being finite on the way; in half precision, float32 may cure it."""
+
+
 class TrainError(BfrError):
     """A training run that cannot go on."""

@@ -77,6 +77,7 @@ def test_every_error_has_four_parts():
         "WeightsError",
         "DetectorError",
         "RestoreError",
+        "NumbersError",
         "TrainError",
     }
     training = [(path, ast.parse(path.read_text("utf-8"))) for path in (ROOT / "train").rglob("*.py")]

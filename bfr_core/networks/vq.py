@@ -168,11 +168,14 @@ class VQAutoencoder(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """Return the number of the entry nearest to each position, (B, h, w)."""
         batch, dim, height, width = z.shape
+        # Half precision would choose among neighbours by chance.
         codebook = self.codebook.detach()
-        half = codebook.square().sum(1) / 2
-        rows = z.detach().permute(0, 2, 3, 1).reshape(-1, dim).type(codebook.dtype)
-        # |z - c|^2 = |z|^2 - 2 z.c + |c|^2, of which the first term changes no order.
-        found = [torch.addmm(half, part, codebook.T, alpha=-1).argmin(1) for part in rows.split(_ROWS)]
+        codebook = codebook.to(torch.promote_types(codebook.dtype, torch.float32))
+        rows = z.detach().permute(0, 2, 3, 1).reshape(-1, dim).to(codebook.dtype)
+        with torch.autocast(z.device.type, enabled=False):
+            half = codebook.square().sum(1) / 2
+            # |z - c|^2 = |z|^2 - 2 z.c + |c|^2, of which the first term changes no order.
+            found = [torch.addmm(half, part, codebook.T, alpha=-1).argmin(1) for part in rows.split(_ROWS)]
         return torch.cat(found).view(batch, height, width)
 
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""Diffusion: noise levels, schedules, samplers and patch fusion, for any network."""
