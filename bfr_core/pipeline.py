@@ -6,7 +6,7 @@ Nodes, command line and library all come through here.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from torch import Tensor
 from .compose.masks import FEATHER
 from .compose.paste import composite
 from .errors import InputMediaError, SettingsError
-from .faces.align import align_faces, whole_crop
+from .faces.align import align_faces, sample, whole_crop
 from .faces.select import select_faces
+from .registry import MASK, Method, methods
 from .restorer import Restorer, face_seed
 from .runtime import Runtime
 from .types import Face, FaceCrop, FaceReport, RestoreReport
@@ -100,6 +101,23 @@ def check_frame(frame: Tensor) -> None:
         )
 
 
+def mask_input(method: Method) -> str:
+    """Return the name of the method's input that says where in a face it may act.
+
+    Raises:
+        SettingsError: it has none.
+    """
+    name = next((declared.name for declared in method.inputs if declared.kind == MASK), None)
+    if name is None:
+        raise SettingsError(
+            f"{method.title} takes no mask",
+            found="a mask was given; expected none, as this method works on the whole face",
+            kept="The picture is unchanged",
+            todo="Leave the mask out, or choose a method that guides",
+        )
+    return name
+
+
 def restore_frame(
     frame: Tensor,
     restorer: Restorer,
@@ -110,10 +128,11 @@ def restore_frame(
     options: Options | None = None,
     runtime: Runtime | None = None,
     frame_index: int = 0,
+    mask: Tensor | None = None,
 ) -> Restored:
     """Restore the faces of one picture.
 
-    Shapes: frame (3, H, W) float32 RGB in [0, 1].
+    Shapes: frame (3, H, W) float32 RGB in [0, 1]; mask (H, W) in [0, 1].
 
     Args:
         frame: the picture; not changed. Values slightly outside [0, 1] are kept outside the faces.
@@ -124,15 +143,24 @@ def restore_frame(
         options: what to do.
         runtime: where to run.
         frame_index: number of the frame in its batch; part of the seed.
+        mask: where in the picture the method's guidance may act, for methods that take a mask.
 
     Raises:
-        InputMediaError: the frame cannot be used.
+        InputMediaError: the frame or the mask cannot be used.
         SettingsError: an option is out of range, or no source of faces was given.
         RestoreError: the method failed.
     """
     options, runtime = options or Options(), runtime or Runtime()
     options.check()
     check_frame(frame)
+    masked = None if mask is None else mask_input(restorer.method)
+    if mask is not None and mask.shape != frame.shape[1:]:
+        raise InputMediaError(
+            "Cannot use this mask",
+            found=f"its shape is {tuple(mask.shape)}, the picture's {tuple(frame.shape[1:])}; expected the same",
+            kept="The picture is unchanged",
+            todo="Bring the mask to the height and width of the picture",
+        )
     report = RestoreReport(
         restorer.method.id, restorer.config.name, "none", options.seed, options.strength, notes=runtime.notes
     )
@@ -165,7 +193,10 @@ def restore_frame(
         torch.stack([crop.image for crop in crops]) if crops else frame.new_zeros(0, 3, restorer.size, restorer.size)
     )
     seeds = [face_seed(options.seed, frame_index, index) for index in range(len(crops))]
-    restored = list(restorer.restore(images, seeds=seeds, settings=options.settings, runtime=runtime))
+    inputs: dict[str, Tensor] = {}
+    if masked and mask is not None and crops:
+        inputs[masked] = torch.stack([sample(mask[None], crop.matrix, restorer.size).clamp(0, 1) for crop in crops])
+    restored = list(restorer.restore(images, seeds=seeds, settings=options.settings, inputs=inputs, runtime=runtime))
     restored = [_keep_gray(crop.image, face) for crop, face in zip(crops, restored, strict=True)]
     clock.lap("restore")
     if aligned:
@@ -188,6 +219,51 @@ def restore_frame(
             )
         )
     return Restored(image, mask, crops, restored, report)
+
+
+def restore_whole(
+    frame: Tensor, restorer: Restorer, *, options: Options | None = None, runtime: Runtime | None = None
+) -> Restored:
+    """Restore a picture of any size as a whole, with a method that can.
+
+    Shapes: frame (3, H, W) float32 RGB in [0, 1].
+
+    Raises:
+        InputMediaError: the frame cannot be used.
+        SettingsError: an option is out of range, or the method restores faces only.
+        RestoreError: the method failed.
+    """
+    options, runtime = options or Options(), runtime or Runtime()
+    options.check()
+    check_frame(frame)
+    whole = whole_picture(restorer.method)
+    report = RestoreReport(
+        restorer.method.id, restorer.config.name, "whole", options.seed, options.strength, notes=runtime.notes
+    )
+    clock = _Clock(report.seconds)
+    seed = face_seed(options.seed, 0, 0)
+    made = whole(restorer, frame.clamp(0, 1), seed=seed, settings=options.settings, runtime=runtime)
+    made = _keep_gray(frame.clamp(0, 1), made)
+    clock.lap("restore")
+    image = torch.lerp(frame, made, options.strength) if options.strength else frame.clone()
+    return Restored(image, torch.full(frame.shape[-2:], options.strength), [], [], report)
+
+
+def whole_picture(method: Method) -> Callable[..., Tensor]:
+    """Return how a method restores a whole picture.
+
+    Raises:
+        SettingsError: it restores faces only.
+    """
+    if method.picture is None:
+        able = ", ".join(other.id for other in methods().values() if other.picture)
+        raise SettingsError(
+            f"{method.title} restores faces, not whole pictures",
+            found=f"a whole picture was asked for; expected one of the methods that can: {able or 'none here'}",
+            kept="The picture is unchanged",
+            todo="Leave --whole out, or choose another method",
+        )
+    return method.picture
 
 
 def _keep_gray(crop: Tensor, face: Tensor) -> Tensor:

@@ -6,16 +6,23 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .errors import InputMediaError, SettingsError
 
+if TYPE_CHECKING:
+    from .diffusion.guidance import IdentityGuide
+
 Value = float | int | bool | str
+MASK = "mask"
+"""The kind of input that says where in a face: (B, 1, H, W) in [0, 1], of any size; the method brings it to its own."""
+GUIDANCE = "guidance"
+"""The setting by which methods that guide switch it off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ class Part:
     """What the `opts` of a published file must say where it says anything of it."""
     describe: Callable[[Mapping[str, Tensor]], str] | None = None
     """Says in words what a part's tensors are for, such as the size they were trained at; for messages."""
+    alone: str = ""
+    """Id of the method whose own files serve as this part too: under their own keys, without the prefix."""
 
     def holds(self, key: str) -> bool:
         """Tell whether a key of the whole network belongs to this part."""
@@ -121,10 +130,28 @@ class Config:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Passed to `Method.build`."""
     embedded: tuple[str, ...] = ()
-    """Names of the weights that come with the package, which together fill the network; none where the user brings
-    files."""
+    """Names of the weights that come with the package, which with `shared` fill the network; none where the user
+    brings files."""
     published: str = ""
     """Address of the page where the weights are published, for people to get them by hand."""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    """Weights of other methods that come with the package and fill a child of this network, by the child's prefix."""
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+    """Settings that this config starts from, where they are not the method's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a method is given of the run around it, beside the faces; a method that needs none of it ignores it."""
+
+    guide: IdentityGuide | None = None
+    """Whose face to steer to and by which recogniser, on the device of the faces; None: the method's own choice."""
+    report: Callable[[int, int], None] = lambda index, total: None
+    """Called with the index of a step before it, and their number; raises where the run is to stop."""
+    note: Callable[[str], None] = lambda text: None
+    """Puts what was not done as asked into the report."""
+    patch_batch: int | None = None
+    """`Method.patch_batch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +166,9 @@ class Method:
     """The default first."""
     build: Callable[[Config], nn.Module]
     """Makes the untrained network of a config."""
-    restore: Callable[[nn.Module, Tensor, Mapping[str, Value], Collection[int], Mapping[str, Tensor]], Tensor]
-    """Restores (B, 3, S, S) crops in [0, 1] with the settings, one seed per face, and the inputs that were given."""
+    restore: Callable[[nn.Module, Tensor, Mapping[str, Value], Collection[int], Mapping[str, Tensor], Context], Tensor]
+    """Restores (B, 3, S, S) crops in [0, 1] with the settings, one seed per face, the inputs that were given and what
+    there is of the run around it."""
     recognise: Callable[[Collection[str]], str | None]
     """Names the config that a checkpoint's keys belong to, or None."""
     params: tuple[Param, ...] = ()
@@ -151,6 +179,13 @@ class Method:
     """Files that are taken for one of the parts by mistake: what they are, in words, and keys that tell them."""
     stages: Mapping[str, str] = field(default_factory=dict)
     """Training stages: name, and the module under `train.stages` that declares it. Methods may share one."""
+    guides: bool = False
+    """Whether it can be steered to an identity, through `Context.guide`."""
+    patch_batch: int | None = None
+    """Patches in one call of a network that works on patches; it takes fewer where memory runs out."""
+    picture: Callable[..., Tensor] | None = None
+    """Restores a picture of any size as a whole: (restorer, (3, H, W) in [0, 1], *, seed, settings, runtime), the
+    result of its shape; None where the method restores faces only."""
 
     def config(self, name: str = "") -> Config:
         """Return the config called `name`, the default for an empty name.
@@ -168,13 +203,20 @@ class Method:
             todo="Choose a config from the list",
         )
 
-    def settings(self, given: Mapping[str, Any]) -> dict[str, Value]:
-        """Return every setting, checked, with defaults where none was given.
+    def params_of(self, config: Config) -> tuple[Param, ...]:
+        """Return the settings with the defaults of a config."""
+        return tuple(
+            replace(param, default=param.check(config.defaults[param.name])) if param.name in config.defaults else param
+            for param in self.params
+        )
+
+    def settings(self, given: Mapping[str, Any], config: Config | None = None) -> dict[str, Value]:
+        """Return every setting, checked, with the defaults of a config, the first by itself, where none was given.
 
         Raises:
             SettingsError: a name is unknown or a value does not fit.
         """
-        known = {param.name: param for param in self.params}
+        known = {param.name: param for param in self.params_of(config or self.configs[0])}
         for name in given:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -195,7 +237,7 @@ class Method:
             SettingsError: the method takes no such input.
             InputMediaError: an input is no tensor of numbers, has not one row for each face, or is not finite.
         """
-        known = [declared.name for declared in self.inputs]
+        known = {declared.name: declared for declared in self.inputs}
         for name, value in given.items():
             if name not in known:
                 raise SettingsError(
@@ -211,14 +253,24 @@ class Method:
                 found = f"found shape {tuple(value.shape)}"
             elif broken := int((~torch.isfinite(value.float())).sum()):  # as float32, which is what they will be
                 found = f"found NaN or infinity in {broken} of {value.numel()} values"
+            elif known[name].kind == MASK:
+                found = _unfit_mask(value)
             if found:
                 raise InputMediaError(
-                    f"{self.title} cannot take these {name.replace('_', ' ')}",
+                    f"{self.title} cannot take the {name.replace('_', ' ')} it was given",
                     found=f"{found}; expected finite numbers in {rows} rows, one for each face",
                     kept="Nothing was changed",
-                    todo="Make them from the same faces, in the same order",
+                    todo="Give what belongs to these faces, in their order",
                 )
         return {name: value.float() for name, value in given.items()}
+
+
+def _unfit_mask(mask: Tensor) -> str | None:
+    if mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape[2:]:
+        return f"found shape {tuple(mask.shape)}, a mask is (faces, 1, height, width)"
+    if mask.numel() and not bool(((mask >= -1e-3) & (mask <= 1 + 1e-3)).all()):  # what resampling rounds
+        return f"found values from {mask.min().item():.3g} to {mask.max().item():.3g}, a mask is from 0 to 1"
+    return None
 
 
 @cache
@@ -250,11 +302,16 @@ def get_method(method_id: str) -> Method:
 
 
 def identify(keys: Collection[str]) -> str | None:
-    """Say in words which method and config, or which part of a method, a checkpoint's keys belong to, or None."""
+    """Say in words which method and config, or which part of a method, a checkpoint's keys belong to, or None.
+
+    Methods that have a part of the same layout are all named.
+    """
+    claims: dict[bool, list[str]] = {True: [], False: []}
     for method in methods().values():
         titles = [part.title for part in method.parts if part.among(keys)]
+        whole = not method.parts or all(any(part.holds(key) for part in method.parts) for key in keys)
         if 0 < len(titles) < len(method.parts):
-            return f"{method.title}, {' and '.join(titles)}"
-        if config := method.recognise(keys):
-            return f"{method.title}, config {config}"
-    return None
+            claims[whole].append(f"{method.title}, {' and '.join(titles)}")
+        elif config := method.recognise(keys):
+            claims[whole].append(f"{method.title}, config {config}")
+    return " or ".join(claims[True] or claims[False][:1]) or None

@@ -2,32 +2,82 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from .errors import InputMediaError, RestoreError, SettingsError, WeightsError
-from .registry import Config, Method, get_method, identify
+from .errors import InputMediaError, NumbersError, RestoreError, SettingsError, WeightsError
+from .registry import GUIDANCE, Config, Context, Method, Value, get_method, identify, methods
 from .runtime import Runtime
 from .weights import fill, load_embedded, load_state
-from .weights.parts import check_fit, inspect, locate
+from .weights.folders import locate
+from .weights.parts import check_fit, inspect
+from .weights.unfilled import unfilled
+
+if TYPE_CHECKING:
+    from .diffusion.guidance import IdentityGuide
 
 
 class Restorer:
-    """One method, one config, one set of weights."""
+    """One method, one config, one set of weights, and whom it steers to where it can and was told."""
 
     def __init__(self, method: Method, config: Config, net: nn.Module, source: str) -> None:
         self.method, self.config, self.source = method, config, source
         self.net = net.eval().requires_grad_(False)
+        self.guide: IdentityGuide | None = None
 
     @property
     def size(self) -> int:
         """Side of the crops this restorer takes, in pixels."""
         return self.config.size
+
+    def guided(self, guide: IdentityGuide | None) -> Restorer:
+        """Return a restorer that shares this network and steers to an identity; None: as its method does by itself.
+
+        Raises:
+            SettingsError: the method cannot be steered.
+        """
+        if guide is not None and not self.method.guides:
+            able = ", ".join(method.title for method in methods().values() if method.guides)
+            raise SettingsError(
+                f"{self.method.title} cannot be guided to an identity",
+                found=f"found a guide by the {guide.title}; expected none, as this method takes no steps to guide",
+                kept="Nothing was started",
+                todo="Leave the guide out" + (f", or choose a method that guides: {able}" if able else ""),
+            )
+        bound = copy.copy(self)
+        bound.guide = guide
+        return bound
+
+    def settings(self, given: Mapping[str, Any], runtime: Runtime) -> dict[str, Value]:
+        """Return every setting, checked, with the config's defaults where none was given.
+
+        A guide is there to be followed: with one, guidance is on unless it is switched off, which is noted.
+
+        Raises:
+            SettingsError: a name is unknown or a value does not fit.
+        """
+        chosen = self.method.settings(given, self.config)
+        if self.guide is not None and chosen.get(GUIDANCE) is False:
+            if GUIDANCE in given:
+                runtime.note(f"The guide by the {self.guide.title} was left aside, as {GUIDANCE} is off")
+            else:
+                chosen[GUIDANCE] = True
+        return chosen
+
+    def context(self, runtime: Runtime) -> Context:
+        """Return what the method is given of a run: its guide on the device, and the run's ears."""
+
+        def report(index: int, total: int) -> None:
+            runtime.check_cancel()
+            runtime.on_step(index, total)
+
+        guide = None if self.guide is None else self.guide.to(runtime.device)
+        return Context(guide, report, runtime.note, self.method.patch_batch)
 
     def restore(
         self,
@@ -56,30 +106,40 @@ class Restorer:
             RestoreError: out of memory with one face, or numbers that are not finite even in float32.
         """
         self.check(faces, seeds)
-        chosen = self.method.settings(settings or {})
+        chosen = self.settings(settings or {}, runtime)
         beside = self.method.check_inputs(inputs or {}, len(faces))
-        net = runtime.ready(self.net)
+        with torch.inference_mode(False), torch.no_grad():  # what guides must be able to switch gradients on
+            return self._restore(faces, list(seeds), chosen, beside, runtime)
+
+    def _restore(
+        self,
+        faces: Tensor,
+        seeds: list[int],
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Tensor],
+        runtime: Runtime,
+    ) -> Tensor:
+        net, context = runtime.ready(self.net), self.context(runtime)
         home = faces.device
-        numbered = list(seeds)
         done = 0
 
         def call(part: Tensor) -> Tensor:
             nonlocal done
             here = slice(done, done + len(part))
-            rows = {name: value[here].to(runtime.device) for name, value in beside.items()}
-            there = part.to(runtime.device)
-            restored = self.computed(lambda: self.method.restore(net, there, chosen, numbered[here], rows), runtime)
+            rows = {name: _ordinary(value[here].to(runtime.device)) for name, value in inputs.items()}
+            there = _ordinary(part.to(runtime.device))
+            restored = self.computed(
+                lambda: self.method.restore(net, there, settings, seeds[here], rows, context), runtime
+            )
             done += len(part)
             return restored.clamp(0, 1).to(home)
 
-        with torch.inference_mode():
-            result = runtime.run_batched(call, faces)
-        return result.clone()  # outside inference mode, so that callers may use it anywhere
+        return _ordinary(runtime.run_batched(call, faces))
 
     def computed(self, compute: Callable[[], Tensor], runtime: Runtime, *, what: str = "faces") -> Tensor:
         """Return what `compute` makes of this restorer's network, (B, ...), as float32.
 
-        It runs in the runtime's precision, and again in float32 where that overflowed.
+        It runs in the runtime's precision, and again in float32 where that overflowed, be it on the way.
 
         Args:
             compute: the computation.
@@ -90,11 +150,24 @@ class Restorer:
             RestoreError: numbers are not finite even in float32.
         """
         half = runtime.dtype != torch.float32
-        with torch.autocast(runtime.device.type, runtime.dtype, enabled=half):
-            made = compute().float()
-        if half and not bool(made.isfinite().all()):
-            runtime.note(f"{runtime.dtype} overflowed in {self.method.title}; those {what} were run again in float32")
-            made = compute().float()
+        made = None
+        if half:
+            with torch.autocast(runtime.device.type, runtime.dtype):
+                made = _whole(compute)
+            if made is None:
+                runtime.note(
+                    f"{runtime.dtype} overflowed in {self.method.title}; those {what} were run again in float32"
+                )
+        if made is None:
+            try:
+                made = compute().float()
+            except NumbersError as error:
+                raise RestoreError(
+                    f"{self.method.title} gave numbers that are not finite. {error.what}",
+                    found=f"{error.found}, in float32",
+                    kept=error.kept,
+                    todo=error.todo,
+                ) from error
         broken = int((~made.isfinite()).flatten(1).any(1).sum())
         if broken:
             raise RestoreError(
@@ -153,40 +226,45 @@ def load_restorer(method_id: str, config: str = "", *, weights: Path | None = No
         WeightsError: no weights are embedded and none were given, a part is missing, or a file does not fit.
     """
     method = get_method(method_id)
-    if weights is not None and method.parts:
-        return _load_parts(method, config, weights)
-    if weights is not None:
+    with torch.inference_mode(False):  # tensors that a host makes in inference mode take no part in gradients
+        if weights is None:
+            return _load_embedded(method, method.config(config))
+        if method.parts:
+            return _load_parts(method, config, weights)
         state = load_state(weights)
         chosen = method.config(config or method.recognise(state.keys()) or "")
-        source = str(weights)
-    else:
-        chosen = method.config(config)
-        if not chosen.embedded:
-            raise WeightsError(
-                f"{method.title} has no embedded weights for the config {chosen.name}",
-                found="no weight file was given; expected "
-                + (_files(method) if chosen.published else "one, because nobody publishes weights for this size"),
-                kept="Nothing was started",
-                todo=f"Get them from {chosen.published} and give their folder with --weights"
-                if chosen.published
-                else "Give a file with --weights, or choose a config with embedded weights",
-            )
-        state = {key: tensor for name in chosen.embedded for key, tensor in load_embedded(name).items()}
-        source = f"embedded {', '.join(chosen.embedded)}"
-    net = _unfilled(method, chosen)
-    fill(net, state, what=f"{method.title}, config {chosen.name}", guess=identify)
-    return Restorer(method, chosen, net, source)
+        return _filled(method, chosen, state, str(weights))
+
+
+def _load_embedded(method: Method, config: Config) -> Restorer:
+    if not config.embedded:
+        raise WeightsError(
+            f"{method.title} has no embedded weights for the config {config.name}",
+            found="no weight file was given; expected "
+            + (_files(method) if config.published else "one, because nobody publishes weights for this size"),
+            kept="Nothing was started",
+            todo=f"Get them from {config.published} and give their folder with --weights"
+            if config.published
+            else "Give a file with --weights, or choose a config with embedded weights",
+        )
+    sources = [("", name) for name in config.embedded] + list(config.shared.items())
+    state = {prefix + key: tensor for prefix, name in sources for key, tensor in load_embedded(name).items()}
+    return _filled(method, config, state, f"embedded {', '.join(name for _, name in sources)}")
+
+
+def _filled(method: Method, config: Config, state: Mapping[str, Tensor], source: str) -> Restorer:
+    net = unfilled(method, config)
+    fill(net, state, what=f"{method.title}, config {config.name}", guess=identify)
+    return Restorer(method, config, net, source)
 
 
 def _load_parts(method: Method, config: str, weights: Path) -> Restorer:
-    located = locate(method, weights)
-    keys = {key for _, contents in located for key in contents.tensors}
-    chosen = method.config(config or method.recognise(keys) or "")
-    net = _unfilled(method, chosen)
+    chosen, located = locate(method, weights, config)
+    net = unfilled(method, chosen)
     own = net.state_dict()
     for part, contents in located:  # all of them before the first is read, which takes long
         check_fit(chosen, part, contents, own)
-    source = ", ".join(dict.fromkeys(str(contents.path) for _, contents in located))
+    source = ", ".join(dict.fromkeys(contents.source for _, contents in located))
     while located:  # each file is let go as soon as it is read
         part, contents = located.pop(0)
         if len(contents.parts) > 1:  # opened anew for each part, as what was read of a mapped file stays in memory
@@ -196,20 +274,18 @@ def _load_parts(method: Method, config: str, weights: Path) -> Restorer:
     return Restorer(method, chosen, net, source)
 
 
-class _NoRandomStart(TorchFunctionMode):
-    """Skip the random start of weights that are about to be loaded: on the meta device it imports torch's compiler."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run what torch was asked for, but for random numbers."""
-        if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
-        return torch.empty(*args) if func is torch.randn else func(*args, **(kwargs or {}))
+def _ordinary(tensor: Tensor) -> Tensor:
+    """Return a tensor that can take part in gradients: what a host made in inference mode cannot, but its copy can."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _unfilled(method: Method, config: Config) -> nn.Module:
-    """Build a network that has shapes, but neither numbers nor memory."""
-    with torch.device("meta"), _NoRandomStart():
-        return method.build(config)
+def _whole(compute: Callable[[], Tensor]) -> Tensor | None:
+    """Return what is computed as float32, None where it is not finite or broke off because of that."""
+    try:
+        made = compute().float()
+    except NumbersError:
+        return None
+    return made if bool(made.isfinite().all()) else None
 
 
 def _files(method: Method) -> str:

@@ -51,6 +51,8 @@ class Runtime:
     batch: int = 4
     """Most items in one call of a network."""
     on_progress: Callable[[int, int], None] = lambda done, total: None
+    on_step: Callable[[int, int], None] = lambda index, total: None
+    """Hears of each step of the faces at work, before it, from methods that take steps."""
     check_cancel: Callable[[], None] = lambda: None
     """Raises when the host wants the run to stop; whatever it raises passes through untouched."""
     prepare: Callable[[nn.Module], nn.Module] | None = None

@@ -8,7 +8,9 @@ from .compat import ComfyExtension, io
 from .composite import CompositeFaces
 from .degrade import DegradeFaces
 from .detect import AlignFaces, DetectFaces, LoadDetector
+from .guidance import CombineGuidanceMasks, FacePartMask, GuidanceMask, IdentityGuideNode, PreviewGuidanceMask
 from .host import register_folders
+from .picture import RestoreImage
 from .restore import LoadRestorer, RestoreFaces, method_node
 from .style import LoadStyleCodes, MakeStyleCodes, MixStyleCodes, PreviewStyleCodes, SaveStyleCodes
 
@@ -22,4 +24,6 @@ class BfrExtension(ComfyExtension):
         fixed = [LoadDetector, DetectFaces, AlignFaces, LoadRestorer, CompositeFaces, RestoreFaces]
         fixed += [CompareFaces, DegradeFaces]
         fixed += [MakeStyleCodes, PreviewStyleCodes, MixStyleCodes, SaveStyleCodes, LoadStyleCodes]
+        fixed += [GuidanceMask, FacePartMask, CombineGuidanceMasks, PreviewGuidanceMask]
+        fixed += [IdentityGuideNode, RestoreImage]
         return fixed + [method_node(method) for method in methods().values()]

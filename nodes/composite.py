@@ -7,7 +7,7 @@ import torch
 from ..bfr_core.compose.paste import composite
 from ..bfr_core.errors import InputMediaError
 from .compat import io, option, schema
-from .host import check_cancel, join_image, split_image, to_host
+from .host import check_cancel, join_image, mask_layers, split_image, to_host
 from .types import CATEGORY, Crops, CropsSocket
 
 
@@ -95,15 +95,4 @@ class CompositeFaces(io.ComfyNode):
 
 
 def _masks(mask: torch.Tensor | None, count: int) -> list[torch.Tensor | None]:
-    if mask is None or not count:
-        return [None] * count
-    layers = mask.to("cpu", torch.float32)
-    layers = layers[None] if layers.ndim == 2 else layers
-    if len(layers) not in (1, count):
-        raise InputMediaError(
-            "Cannot use these masks",
-            found=f"found {len(layers)} masks for {count} faces; expected one, or one each",
-            kept="The images are unchanged",
-            todo="Connect one mask, or a batch with a mask for each face",
-        )
-    return [layers[0 if len(layers) == 1 else number] for number in range(count)]
+    return [None] * count if mask is None or not count else list(mask_layers(mask, count))

@@ -17,8 +17,12 @@ from ..bfr_core.runtime import Runtime
 FOLDERS = {
     "facerestore_models": (".safetensors", ".pth", ".pt"),
     "facedetection": (".safetensors", ".pth", ".pt", ".onnx"),
+    "insightface": (".safetensors", ".pth", ".pt"),
 }
 """Model folders and the suffixes we can open. Other face packs use them too, so people keep one copy of each file."""
+
+_OTHERS = {"insightface": (".onnx",)}
+"""What other packs look for in a folder of theirs that we may be the first to name."""
 
 _SAVED = " [output]"
 """Ends the name of a file in the output folder, for the host's functions and its page."""
@@ -30,7 +34,7 @@ def register_folders() -> None:
         new = name not in folder_paths.folder_names_and_paths
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
         if new:  # a new name has an empty suffix set, which lists every file
-            folder_paths.folder_names_and_paths[name][1].update(suffixes)
+            folder_paths.folder_names_and_paths[name][1].update((*suffixes, *_OTHERS.get(name, ())))
 
 
 def model_files(folder: str) -> list[str]:
@@ -116,8 +120,14 @@ class Managed:
 
     def ready(self, activation_bytes: int) -> nn.Module:
         """Have the host make room and load the network; a no-op where it is loaded already."""
-        mm.load_models_gpu([self._patcher], memory_required=activation_bytes, force_full_load=True)
-        return self._patcher.model.to(self._patcher.load_device)
+        # The host runs nodes in inference mode, where moved weights could take no part in the gradients of a guide.
+        with torch.inference_mode(False):
+            mm.load_models_gpu([self._patcher], memory_required=activation_bytes, force_full_load=True)
+            net = self._patcher.model.to(self._patcher.load_device)
+            for tensor in (*net.parameters(), *net.buffers()):
+                if tensor.is_inference():  # another node's, which made room, moved it
+                    tensor.data = tensor.detach().clone()
+        return net
 
 
 def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) -> Runtime:
@@ -130,13 +140,27 @@ def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) ->
     """
     bar = comfy.utils.ProgressBar(max(faces, 1))
     device = mm.get_torch_device()
-    return Runtime(
+    finished = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal finished
+        finished = done
+        bar.update_absolute(done, max(total, 1))
+
+    def step(index: int, total: int) -> None:
+        # Faces of one batch take their steps together; the bar moves within them.
+        at_work = max(min(made.batch, faces - finished), 0)
+        bar.update_absolute(round(finished + at_work * index / max(total, 1), 2), max(faces, 1))
+
+    made = Runtime(
         device=device,
         batch=8 if device.type == "cuda" else 2,
-        on_progress=lambda done, total: bar.update_absolute(done, max(total, 1)),
+        on_progress=progress,
+        on_step=step,
         check_cancel=mm.throw_exception_if_processing_interrupted,
         prepare=lambda net: managed.ready(activation_bytes),
     )
+    return made
 
 
 def device() -> torch.device:
@@ -182,6 +206,27 @@ def join_image(frames: Tensor, alpha: Tensor | None = None) -> Tensor:
     dtype = mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
     out = frames.movedim(1, -1).to(mm.intermediate_device(), dtype)
     return out.contiguous() if alpha is None else torch.cat([out, alpha.to(out)], dim=-1)
+
+
+def mask_layers(mask: Tensor, count: int) -> Tensor:
+    """Turn ComfyUI's MASK into one layer for each face; a single one serves them all.
+
+    Shapes: mask (H, W) or (B, H, W); returns (count, H, W) float32 on the CPU.
+
+    Raises:
+        InputMediaError: another shape, or neither one mask nor one for each face.
+    """
+    layers = mask.to("cpu", torch.float32)
+    layers = layers[None] if layers.ndim == 2 else layers
+    if layers.ndim != 3 or 0 in layers.shape[1:] or len(layers) not in (1, count):
+        found = f"{len(layers)} masks" if layers.ndim == 3 else f"shape {tuple(mask.shape)}"
+        raise InputMediaError(
+            "Cannot use these masks",
+            found=f"found {found} for {count} faces; expected one, or one each",
+            kept="The images are unchanged",
+            todo="Connect one mask, or a batch with a mask for each face",
+        )
+    return layers.expand(count, -1, -1) if len(layers) == 1 else layers
 
 
 def to_host(tensor: Tensor) -> Tensor:

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..bfr_core.errors import SettingsError, WeightsError
 from ..bfr_core.registry import get_method, methods
 from .host import Managed, device, model_files, model_folders, model_path
 
 if TYPE_CHECKING:
+    from ..bfr_core.diffusion.guidance import IdentityGuide
     from ..bfr_core.faces.detect import Detector
+    from ..bfr_core.faces.identity import FaceRecogniser
+    from ..bfr_core.metrics.landmarks import FanLandmarks
     from ..bfr_core.restorer import Restorer
 
 EMBEDDED = "embedded"
@@ -20,7 +25,15 @@ EMBEDDED = "embedded"
 AUTOMATIC = "automatic"
 """Choice in the detector's file list: the embedded weights, or a file known to work that lies in the folder."""
 
+FIVE_POINTS = "five points"
+"""Choice in the list of landmark networks that stands for none: the detector's own points."""
+
+_FIRST = "irn"
+"""The method that lists begin with, and so start from: it needs one pass and no file."""
+
 _FOLDER = "facerestore_models"
+_RECOGNISERS = "insightface"
+_LANDMARKS = "facedetection"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +43,26 @@ class LoadedRestorer:
     restorer: Restorer
     managed: Managed
 
+    def guided(self, guide: IdentityGuide) -> LoadedRestorer:
+        """Return the same network, steered to an identity.
+
+        Raises:
+            SettingsError: its method cannot be steered.
+        """
+        return LoadedRestorer(self.restorer.guided(guide), self.managed)
+
 
 # Each entry carries the time of its file: a replaced file takes the place of the old one in memory.
 _restorers: dict[tuple[str, str], tuple[float, LoadedRestorer]] = {}
 _detectors: dict[tuple[str, str], tuple[float, Detector]] = {}
+_recognisers: dict[str, tuple[float, FaceRecogniser]] = {}
+_landmarks: dict[str, tuple[float, FanLandmarks]] = {}
 
 
 def method_choices(*, embedded_only: bool = False) -> list[str]:
-    """Return every method and config as `method/config`, those that need no file first."""
+    """Return every method and config as `method/config`: those that need no file first, the default one before all."""
     pairs = [(method, config) for method in methods().values() for config in method.configs]
-    pairs.sort(key=lambda pair: not pair[1].embedded)
+    pairs.sort(key=lambda pair: (not pair[1].embedded, pair[0].id != _FIRST))
     return [f"{method.id}/{config.name}" for method, config in pairs if config.embedded or not embedded_only]
 
 
@@ -138,12 +161,55 @@ def get_detector(name: str = EMBEDDED, file: str = AUTOMATIC) -> Detector:
     return _detectors[key][1]
 
 
+def recogniser_files() -> list[str]:
+    """Return the choices of face recognisers."""
+    return [EMBEDDED, *model_files(_RECOGNISERS)]
+
+
+def get_recogniser(file: str = EMBEDDED) -> FaceRecogniser:
+    """Return the face recogniser in a file, loaded on first use and again when it changes.
+
+    Raises:
+        WeightsError: its file cannot be used.
+    """
+    from ..bfr_core.faces.identity import embedded_recogniser, load_recogniser
+
+    with torch.inference_mode(False):  # it is there for gradients
+        if file == EMBEDDED:
+            return embedded_recogniser()
+        path = model_path(_RECOGNISERS, file)
+        stamp = path.stat().st_mtime
+        if file not in _recognisers or _recognisers[file][0] != stamp:
+            _recognisers[file] = stamp, load_recogniser(path)
+        return _recognisers[file][1]
+
+
+def landmark_files() -> list[str]:
+    """Return the choices of landmark networks."""
+    return [FIVE_POINTS, *(file for file in model_files(_LANDMARKS) if not file.lower().endswith(".onnx"))]
+
+
+def get_landmarks(file: str) -> FanLandmarks:
+    """Return the landmark network in a file, loaded on first use and again when it changes.
+
+    Raises:
+        WeightsError: its file cannot be used, or holds another network.
+    """
+    from ..bfr_core.metrics.landmarks import FanLandmarks
+
+    path = model_path(_LANDMARKS, file)
+    stamp = path.stat().st_mtime
+    if file not in _landmarks or _landmarks[file][0] != stamp:
+        _landmarks[file] = stamp, FanLandmarks.load(path)
+    return _landmarks[file][1]
+
+
 def file_stamp(folder: str, file: str | None) -> float:
     """Return what changes when the file of a choice is replaced, so that the host runs its loader again.
 
     A choice that comes over a link is None here; the node that gives it has a fingerprint of its own.
     """
-    if file in (None, EMBEDDED, AUTOMATIC):
+    if file in (None, EMBEDDED, AUTOMATIC, FIVE_POINTS):
         return 0.0
     return _stamp(_restorer_path(file) if folder == _FOLDER else model_path(folder, file))
 

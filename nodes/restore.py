@@ -181,7 +181,7 @@ def method_node(method: Method) -> type[io.ComfyNode]:
                 inputs=[
                     io.Image.Input("faces", tooltip=f"Aligned faces of {size} px, from Align Faces"),
                     option(io.Int, "seed", **SEED, tooltip=SEED_HELP),
-                    *(_param_input(param) for param in method.params),
+                    *(param_input(param) for param in method.params_of(default)),
                     RestorerSocket.Input("restorer", optional=True, tooltip=f"Left open: {choice}"),
                     *(
                         sockets[declared.name].socket.Input(declared.name, optional=True, tooltip=declared.help)
@@ -206,8 +206,12 @@ def method_node(method: Method) -> type[io.ComfyNode]:
                 )
             given = {name: settings.pop(name, None) for name in sockets}
             config = loaded.restorer.config.name
-            inputs = {name: sockets[name].rows(value, config) for name, value in given.items() if value is not None}
             frames, _ = split_image(faces)
+            inputs = {
+                name: sockets[name].rows(value, config, len(frames))
+                for name, value in given.items()
+                if value is not None
+            }
             run = runtime(loaded.managed, len(frames))
             restored = loaded.restorer.restore(
                 frames.clamp(0, 1), seeds=batch_seeds(seed, len(frames)), settings=settings, inputs=inputs, runtime=run
@@ -218,7 +222,8 @@ def method_node(method: Method) -> type[io.ComfyNode]:
     return RestoreAligned
 
 
-def _param_input(param: Param) -> Any:
+def param_input(param: Param) -> Any:
+    """Make the widget of a method's setting."""
     if param.choices:
         return option(io.Combo, param.name, options=list(param.choices), default=param.default, tooltip=param.help)
     if isinstance(param.default, bool):

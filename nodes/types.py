@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..bfr_core.registry import MASK
 from ..bfr_core.types import Face, FaceCrop
 from .compat import io
+from .host import mask_layers
 
 DetectorSocket = io.Custom("BFR_DETECTOR")
 FacesSocket = io.Custom("BFR_FACES")
@@ -41,11 +43,12 @@ class Beside:
     """How one kind of input that a method declares beside the faces comes in."""
 
     socket: Any
-    rows: Callable[[Any, str], Tensor]
-    """Makes the method's tensor, one row for each face, of what the socket carries and the restorer's config."""
+    rows: Callable[[Any, str, int], Tensor]
+    """Makes the method's tensor of what the socket carries, the restorer's config and how many faces there are."""
 
 
 KINDS: Mapping[str, Beside] = {
-    "style_codes": Beside(StyleCodesSocket, lambda codes, config: codes.made_with(config).denoised),
+    "style_codes": Beside(StyleCodesSocket, lambda codes, config, count: codes.made_with(config).denoised),
+    MASK: Beside(io.Mask, lambda mask, config, count: mask_layers(mask, count)[:, None]),
 }
 """By `Input.kind`: a method may declare inputs of these kinds."""

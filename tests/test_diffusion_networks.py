@@ -260,6 +260,21 @@ def test_the_autoencoder_is_what_its_published_keys_say(vq):
     np.testing.assert_allclose(vq.decode_codes(z)[0].numpy(), decoded(state, z[0].numpy(), 2, 3), rtol=1e-8, atol=1e-8)
 
 
+def test_the_shortcut_carries_means_of_colours():
+    net = VQAutoencoder(4, (1, 2), 1, dim=4, codes=16, groups=2, shortcut=True)
+    state = random_weights(net)
+    x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    z = net.encode(x).detach()
+    means = x[0].numpy().reshape(3, 4, 2, 4, 2).mean((2, 4))
+    told = conv(means, Weights(state, "shortcut_in."))
+    np.testing.assert_allclose(z[0].numpy(), encoded(state, x[0].numpy(), 2, 2) + told, rtol=1e-9, atol=1e-9)
+    # A latent that is the same everywhere adds one colour.
+    flat = torch.ones(1, 4, 4, 4, dtype=torch.float64)
+    added = net.decode_codes(flat).detach()[0].numpy() - decoded(state, flat[0].numpy(), 2, 2)
+    wanted = state["shortcut_out.weight"][:, :, 0, 0].sum(1) + state["shortcut_out.bias"]
+    np.testing.assert_allclose(added, np.broadcast_to(wanted[:, None, None], added.shape), rtol=1e-8)
+
+
 def test_the_nearest_entry_is_the_nearest(vq):
     """Eq. 1 by brute force over every entry."""
     z = torch.randn(2, 3, 9, 7, dtype=torch.float64)

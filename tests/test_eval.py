@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import opens_pickles
+from safetensors.torch import load_file
 from scipy.linalg import sqrtm
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -29,6 +30,8 @@ from bfr_core.evaluate.tools import Tools
 from bfr_core.faces.detect import load_detector
 from bfr_core.faces.identity import arcface_crop
 from bfr_core.networks.alexnet import AlexNetFeatures
+from bfr_core.networks.face_embedder import FaceEmbedder
+from bfr_core.weights import embedded
 
 SIDE = 128
 """Faces of this size keep the tests fast; no metric depends on 512."""
@@ -107,7 +110,6 @@ def test_every_metric_is_a_row_and_a_missing_file_says_what_to_put_where(folders
     for key, name in {
         "niqe": "niqe_pris_params.npz",
         "lpips": "vgg16-397923af.pth",
-        "identity": "--recogniser",
         "lmd": "alignment_WFLW_4HG.pth",
         "emotion": "enet_b0_8_best_vgaf.onnx",
         "fid": "--features-reference",
@@ -118,6 +120,29 @@ def test_every_metric_is_a_row_and_a_missing_file_says_what_to_put_where(folders
     page = (tmp_path / "report.html").read_text()
     assert page.count("Not measured.") == sum("missing" in row for row in shown.values())
     assert "niqe_pris_params.npz" in page and "NIQE: put niqe_pris_params.npz" in capsys.readouterr().out
+
+
+def test_identity_needs_no_file(folders, tmp_path, capsys):
+    status, found = evaluate(folders, tmp_path, "--report", tmp_path / "report.html")
+    assert status == 0 and found["worst"]["by"] == "identity"
+    for key in ("identity", "identity_degrees"):
+        assert rows(found)[key]["measured_with"] == "embedded recogniser"
+    assert "Measured with embedded recogniser" in (tmp_path / "report.html").read_text()
+    net = FaceEmbedder()
+    net.load_state_dict({key: value.float() for key, value in load_file(embedded("recogniser")).items()})
+    vectors = []
+    for side in ("restored", "truth"):
+        face = torch.from_numpy(read(folders[side] / "0.png").copy()).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            vectors.append(net(arcface_crop(face, 96) * 2 - 1)[0])
+    wanted = torch.cosine_similarity(*vectors, dim=0).item()
+    assert found["faces"][0]["values"]["identity"]["restored"] == pytest.approx(wanted, abs=1e-4)
+
+
+@opens_pickles
+def test_a_recogniser_among_the_weights_comes_before_the_embedded_one(tmp_path, shared):
+    (tmp_path / "mobilefacenet.pt").symlink_to(shared / "weights" / "mobilefacenet.pt")
+    assert Tools(tmp_path).title_of("recogniser") == "MobileFaceNet"
 
 
 @opens_pickles

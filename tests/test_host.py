@@ -231,6 +231,54 @@ def test_no_face_changes_no_bit(workflow: str, host: Host, flat: str) -> None:
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(host.base / "input" / flat)))
 
 
+def test_a_face_is_restored_where_a_mask_lets_it_be_steered(host: Host, name: str, photo: Path) -> None:
+    prompt = saved("guided_restore", name)
+    entry = host.run(prompt)
+    (path,) = host.outputs(entry, by_kind(prompt, "SaveImage"))
+    got, before = pixels(path), pixels(photo)
+    (replaced,) = (pixels(path) for path in host.outputs(entry, by_kind(prompt, "MaskPreview")))
+    outside = replaced[..., 0] == 0
+    assert np.abs(got - before)[outside].max() <= LEVEL + 1e-9
+    assert np.abs(got - before)[~outside].max() > 4 * LEVEL
+    # Nothing is steered where the mask is black, so a strength of 0 gives the same as a black mask.
+    combine, guide = by_kind(prompt, "BFR_CombineGuidanceMasks"), by_kind(prompt, "BFR_IdentityGuide")
+    prompt[guide]["inputs"]["strength"] = 0.0
+    (free,) = (pixels(path) for path in host.outputs(host.run(prompt), by_kind(prompt, "SaveImage")))
+    prompt[guide]["inputs"]["strength"] = 10.0
+    prompt[combine]["inputs"]["operation"] = "subtract"
+    prompt[combine]["inputs"]["b"] = prompt[combine]["inputs"]["a"]
+    (black,) = (pixels(path) for path in host.outputs(host.run(prompt), by_kind(prompt, "SaveImage")))
+    assert np.abs(black - free).max() <= LEVEL + 1e-9
+    assert np.abs(got - free).max() > LEVEL, "it is steered"
+
+
+def test_guided_restoring_without_a_face_changes_no_bit(host: Host, flat: str) -> None:
+    prompt = saved("guided_restore", flat)
+    (path,) = host.outputs(host.run(prompt), by_kind(prompt, "SaveImage"))
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(host.base / "input" / flat)))
+
+
+def test_every_method_is_shown_beside_the_others(host: Host, name: str) -> None:
+    prompt = saved("compare_methods", name)
+    entry = host.run(prompt)
+    shown = [number for number, item in prompt.items() if item["class_type"] == "PreviewImage"]
+    pictures = [pixels(host.outputs(entry, number)[0]) for number in shown]
+    methods = {item["class_type"] for item in prompt.values() if item["class_type"].startswith("BFR_Restore_")}
+    assert methods == {name for name in SCHEMAS if name.startswith("BFR_Restore_")}
+    assert len(pictures) == len(methods) + 1
+    assert all(picture.shape == (512, 512, 3) for picture in pictures)
+    for index, picture in enumerate(pictures):
+        assert all(np.abs(picture - other).mean() > LEVEL for other in pictures[index + 1 :])
+
+
+def test_a_whole_picture_keeps_its_size(host: Host, tmp_path: Path) -> None:
+    ramp = np.add.outer(np.arange(150), np.arange(201)).astype(np.uint8)
+    Image.fromarray(np.stack([ramp, ramp, ramp], -1)).save(tmp_path / "odd.png")
+    prompt = saved("whole_picture", host.upload(tmp_path / "odd.png"))
+    (path,) = host.outputs(host.run(prompt), by_kind(prompt, "SaveImage"))
+    assert pixels(path).shape == (150, 201, 3)
+
+
 def test_core_boxes_are_taken(host: Host, name: str, flat: str) -> None:
     if not host.object_info("PrimitiveBoundingBox"):
         pytest.skip(f"ComfyUI {host.version} has no node that gives a BOUNDING_BOX")

@@ -85,7 +85,7 @@ def synthetic(pack: Pack, name: str = "probe") -> Any:
     registry = pack.module("bfr_core.registry")
     seen: list[Any] = []
 
-    def restore(net: Any, faces: torch.Tensor, settings: Any, seeds: Any, inputs: Any) -> torch.Tensor:
+    def restore(net: Any, faces: torch.Tensor, settings: Any, seeds: Any, inputs: Any, context: Any) -> torch.Tensor:
         seen.append((dict(settings), list(seeds)))
         return 1 - faces
 
@@ -135,6 +135,8 @@ def test_entrypoint_gives_all_nodes(nodes: dict[str, Any], pack: Pack) -> None:
     fixed = ("LoadDetector", "DetectFaces", "AlignFaces", "LoadRestorer", "CompositeFaces", "RestoreFaces")
     fixed += ("CompareFaces", "DegradeFaces")
     fixed += ("StyleCodes", "StylePreview", "MixStyleCodes", "SaveStyleCodes", "LoadStyleCodes")
+    fixed += ("GuidanceMask", "FacePartMask", "CombineGuidanceMasks", "PreviewGuidanceMask", "IdentityGuide")
+    fixed += ("RestoreImage_lpip_diff",)
     assert set(nodes) == {f"BFR_{name}" for name in fixed} | {f"BFR_Restore_{name}" for name in methods}
     # ComfyUI has a top-level module `nodes`, and the stand-in has put one there: ours is not mistaken for it.
     assert not hasattr(sys.modules["nodes"], "BfrExtension")
@@ -322,7 +324,12 @@ def test_model_files_are_read_each_time(host: FakeHost, nodes: dict[str, Any]) -
     def choices(node: str, name: str) -> list[str]:
         return next(item for item in nodes[node].define_schema().inputs if item.id == name).options
 
-    files = [("facerestore_models", "BFR_LoadRestorer", "weights"), ("facedetection", "BFR_LoadDetector", "file")]
+    files = [
+        ("facerestore_models", "BFR_LoadRestorer", "weights"),
+        ("facedetection", "BFR_LoadDetector", "file"),
+        ("facedetection", "BFR_FacePartMask", "landmarks"),
+        ("insightface", "BFR_IdentityGuide", "recogniser"),
+    ]
     for folder, node, name in files:
         before = choices(node, name)
         path = host.models / folder / "mine.safetensors"
@@ -332,6 +339,12 @@ def test_model_files_are_read_each_time(host: FakeHost, nodes: dict[str, Any]) -
         assert choices(node, name) == [*before, "mine.safetensors"]
         path.unlink()
         assert choices(node, name) == before
+
+
+def test_lists_begin_with_the_method_that_is_fast_everywhere(nodes: dict[str, Any]) -> None:
+    for name in ("BFR_RestoreFaces", "BFR_LoadRestorer"):
+        method = next(item for item in nodes[name].define_schema().inputs if item.id == "method")
+        assert method.options[0] == "irn/compact"
 
 
 def test_folders_of_other_packs_stay(host: FakeHost, pack: Pack) -> None:

@@ -19,6 +19,7 @@ from bfr_core.errors import WeightsError
 from bfr_core.faces import identity
 from bfr_core.faces.identity import FaceRecogniser, Layout, arcface_crop, embed, load_mobilefacenet, load_recogniser
 from bfr_core.networks.arcface_resnet import ArcFaceResNet18, ResNet101, _ArcFaceBlock, _Bottleneck
+from bfr_core.networks.iresnet import DEPTHS, IResNet, _Unit
 from bfr_core.networks.irse import IRSE50, IRBody, IRUnit
 
 
@@ -113,9 +114,43 @@ def published_resnet18() -> dict[str, tuple[int, ...]]:
     return layout | bn("bn4", 512) | {"fc5.weight": (512, 32768), "fc5.bias": (512,)} | bn("bn5", 512)
 
 
+def published_iresnet(*units: int) -> dict[str, tuple[int, ...]]:
+    """The `backbone.pth` of InsightFace's arcface_torch: pre-activation units, a slope for every channel."""
+    layout: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 3, 3), **bn("bn1", 64), "prelu.weight": (64,)}
+    previous = 64
+    for stage, (width, count) in enumerate(zip((64, 128, 256, 512), units, strict=True), start=1):
+        for index in range(count):
+            block = f"layer{stage}.{index}"
+            layout |= {
+                **bn(f"{block}.bn1", previous),
+                f"{block}.conv1.weight": (width, previous, 3, 3),
+                **bn(f"{block}.bn2", width),
+                f"{block}.prelu.weight": (width,),
+                f"{block}.conv2.weight": (width, width, 3, 3),
+                **bn(f"{block}.bn3", width),
+            }
+            if index == 0:
+                layout |= {
+                    f"{block}.downsample.0.weight": (width, previous, 1, 1),
+                    **bn(f"{block}.downsample.1", width),
+                }
+            previous = width
+    layout |= {**bn("bn2", 512), "fc.weight": (512, 25088), "fc.bias": (512,), **bn("features", 512)}
+    return layout
+
+
 @pytest.mark.parametrize(
     ("build", "published", "entries", "parameters"),
-    [(IRSE50, published_ir_se50, 397, 43_797_696), (ArcFaceResNet18, published_resnet18, 181, 25_627_081)],
+    [
+        (IRSE50, published_ir_se50, 397, 43_797_696),
+        (ArcFaceResNet18, published_resnet18, 181, 25_627_081),
+        # 18 entries for a unit, 6 more for each stage's shortcut, 19 for what is before and behind.
+        (lambda: IResNet(18), lambda: published_iresnet(2, 2, 2, 2), 187, 24_025_600),
+        (lambda: IResNet(34), lambda: published_iresnet(3, 4, 6, 3), 331, 34_139_328),
+        (lambda: IResNet(50), lambda: published_iresnet(3, 4, 14, 3), 475, 43_590_848),
+        (lambda: IResNet(100), lambda: published_iresnet(3, 13, 30, 3), 925, 65_156_160),
+    ],
+    ids=["ir_se50", "resnet18", "iresnet18", "iresnet34", "iresnet50", "iresnet100"],
 )
 def test_layouts_are_the_published_ones(build, published, entries, parameters):
     net, wanted = on_meta(build), published()
@@ -199,6 +234,39 @@ def test_an_arcface_block_by_hand(out, stride):
     short = x if out == 16 else hand_bn(hand_conv(x, s["downsample.0.weight"], stride), s, "downsample.1")
     wanted = hand_prelu(h + short, s["prelu.weight"])
     np.testing.assert_allclose(block(torch.from_numpy(x)).numpy(force=True), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize(("out", "stride"), [(24, 2), (16, 1)])
+def test_an_iresnet_unit_by_hand(out, stride):
+    unit = scramble(_Unit(16, out, stride))
+    s, x = unit.state_dict(), np.random.default_rng(3).normal(size=(2, 16, 8, 7))
+    h = hand_bn(hand_conv(hand_bn(x, s, "bn1"), s["conv1.weight"]), s, "bn2")
+    h = hand_bn(hand_conv(hand_prelu(h, s["prelu.weight"]), s["conv2.weight"], stride), s, "bn3")
+    short = x if out == 16 else hand_bn(hand_conv(x, s["downsample.0.weight"], stride), s, "downsample.1")
+    np.testing.assert_allclose(unit(torch.from_numpy(x)).numpy(force=True), h + short, atol=1e-12)
+
+
+def test_an_iresnet_from_its_file_alone():
+    """The whole network by torch's functions and the keys of the file, in float64."""
+    net = scramble(quick(lambda: IResNet(18)))
+    s, x = net.state_dict(), torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(1)).double()
+
+    def norm(h: torch.Tensor, name: str) -> torch.Tensor:
+        gain, shift, mean, var = (s[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var"))
+        return F.batch_norm(h, mean, var, gain, shift)
+
+    h = F.prelu(norm(F.conv2d(x, s["conv1.weight"], padding=1), "bn1"), s["prelu.weight"])
+    for stage in range(1, 5):
+        for index in range(2):
+            name, stride = f"layer{stage}.{index}", 2 - index
+            inner = norm(F.conv2d(norm(h, f"{name}.bn1"), s[f"{name}.conv1.weight"], padding=1), f"{name}.bn2")
+            inner = F.conv2d(F.prelu(inner, s[f"{name}.prelu.weight"]), s[f"{name}.conv2.weight"], None, stride, 1)
+            if index == 0:
+                h = norm(F.conv2d(h, s[f"{name}.downsample.0.weight"], None, 2), f"{name}.downsample.1")
+            h = h + norm(inner, f"{name}.bn3")
+    wanted = norm(F.linear(norm(h, "bn2").flatten(1), s["fc.weight"], s["fc.bias"]), "features")
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), wanted, atol=1e-9, rtol=1e-9)
 
 
 def test_a_bottleneck_by_hand():
@@ -292,6 +360,13 @@ def test_mobilefacenet_sees_the_arcface_template(faces):
     assert torch.equal(arcface_crop(faces), wanted)
 
 
+def test_an_iresnet_and_the_embedded_net_see_the_arcface_template(faces):
+    cut = faces[..., 61 : 61 + 383, 65 : 65 + 383]
+    for layout, size in ((identity.IRESNETS[0], 112), (identity.EMBEDDED, 96)):
+        wanted = F.interpolate(cut, (size, size), mode="bilinear", antialias=True) * 2 - 1
+        torch.testing.assert_close(seen_by(layout, faces), wanted)
+
+
 # Loading ---------------------------------------------------------------------------------------------------------
 
 
@@ -323,7 +398,11 @@ def test_a_dataparallel_file_loads_and_embeds(resnet18_file, faces):
     torch.testing.assert_close(vector.detach(), raw / raw.norm())
 
 
-@pytest.mark.parametrize("layout", identity.LAYOUTS, ids=lambda layout: layout.title)
+# Of the iresnets the smallest stands for all: they differ in how many units follow each other.
+LAYOUTS = [layout for layout in identity.LAYOUTS if layout not in identity.IRESNETS[:-1]]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.title)
 def test_every_layout_has_a_gradient_and_maps_of_any_size(layout, faces):
     recogniser = FaceRecogniser(quick(layout.build), layout)
     x = faces[..., ::4, ::4].clone().requires_grad_()
@@ -368,6 +447,23 @@ def test_maps_lead_to_the_embedding(shared, faces):
         torch.testing.assert_close(F.normalize(head, dim=1), embed(recogniser, faces))
 
 
+@pytest.mark.parametrize("depth", [18, 34, 50, 100, 200])
+def test_the_depth_of_an_iresnet_is_told_by_its_keys(depth):
+    """A deeper file has every key of the shallower ones, and must not be taken for one."""
+    layout = identity.layout_of(published_iresnet(*DEPTHS[depth]))
+    assert layout is not None and layout.title == f"iresnet{depth}" and layout.build.args == (depth,)
+
+
+def test_an_iresnet_file_loads_and_embeds(tmp_path, faces):
+    net = quick(lambda: IResNet(18))
+    save_file({key: value.half() for key, value in net.state_dict().items()}, tmp_path / "backbone.safetensors")
+    recogniser = load_recogniser(tmp_path / "backbone.safetensors")
+    assert recogniser.title == "iresnet18" and recogniser.size == 112
+    with torch.no_grad():
+        raw = net(seen_by(identity.IRESNETS[-1], faces))
+    torch.testing.assert_close(embed(recogniser, faces), raw / raw.norm(), atol=5e-3, rtol=0)
+
+
 def keys_of(*names: str) -> dict[str, torch.Tensor]:
     return {name: torch.zeros(1) for name in names}
 
@@ -377,7 +473,7 @@ def keys_of(*names: str) -> dict[str, torch.Tensor]:
     [
         (keys_of("input_layer.0.weight", "body.23.res_layer.4.weight", "output_layer.3.weight"), "IR-50 without"),
         (keys_of("encoder.input_layer.0.weight", "decoder.conv1.conv.weight"), "e4e or pSp encoder"),
-        (keys_of("layer1.0.prelu.weight", "features.weight", "fc.weight"), "iresnet of InsightFace"),
+        (keys_of("layer1.0.prelu.weight", "features.weight", "fc.weight"), "iresnet of another depth"),
         (keys_of("features.0.weight", "classifier.0.weight"), "VGG classifier"),
         (keys_of("layer1.0.conv1.weight", "fc.weight", "layer3.5.conv1.weight"), "ResNet of another depth"),
         (keys_of("some.thing"), "unknown model with keys some.thing"),
@@ -389,7 +485,8 @@ def test_other_files_are_refused_by_name(tmp_path, state, says):
     with pytest.raises(WeightsError) as caught:
         load_recogniser(path)
     assert says in str(caught.value)
-    assert "MobileFaceNet, IR-SE50, ArcFace resnet18 or resnet101 with 256 outputs" in str(caught.value)
+    assert "expected embedded recogniser, MobileFaceNet, IR-SE50, iresnet200" in str(caught.value)
+    assert "ArcFace resnet18 or resnet101 with 256 outputs" in str(caught.value)
 
 
 def test_a_known_layout_of_another_size_is_refused(tmp_path):

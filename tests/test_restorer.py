@@ -11,12 +11,16 @@ import pytest
 import torch
 from torch import nn
 
+from bfr_core.diffusion.predictions import Prediction
+from bfr_core.diffusion.samplers import dpm_solver_pp
+from bfr_core.diffusion.schedules import linear
 from bfr_core.errors import InputMediaError, RestoreError, SettingsError
 from bfr_core.pipeline import Options, restore_frame
 from bfr_core.registry import Config, Input, Method, Param, get_method, methods
 from bfr_core.restorer import Restorer, face_seed, load_restorer
 from bfr_core.runtime import Runtime, pick_device
 from bfr_core.types import Face
+from bfr_core.weights.unfilled import unfilled
 
 
 class Brighten(nn.Module):
@@ -37,7 +41,7 @@ class Brighten(nn.Module):
         return x + 0.25 * self.scale
 
 
-def noisy(net, faces, settings, seeds, inputs):
+def noisy(net, faces, settings, seeds, inputs, context):
     if "codes" in inputs:
         assert inputs["codes"].dtype == torch.float32 and len(inputs["codes"]) == len(faces)
         return net(faces) * 0 + inputs["codes"][:, :, None, None]
@@ -234,6 +238,74 @@ def test_row12_half_precision_that_overflows_is_run_again_and_said():
         restorer_of(Brighten(always_breaks=True)).restore(torch.rand(1, 3, 64, 64), seeds=[0], runtime=runtime)
 
 
+class Sampling(nn.Module):
+    """Ten steps, one of which breaks in half precision, or in any."""
+
+    def __init__(self, breaks_at: int, always: bool = False) -> None:
+        super().__init__()
+        self.breaks_at, self.always, self.evaluations = breaks_at, always, 0
+
+    def forward(self, x, seeds):
+        noise = torch.stack([torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+        def predict(x, level):
+            self.evaluations += 1
+            low = self.always or torch.is_autocast_enabled("cpu")
+            broken = float("nan") if low and level.t == self.breaks_at else 1.0
+            clean = 0.5 * torch.ones_like(x) * broken
+            return Prediction(clean=clean, noise=(x - clean * level.alpha) / level.sigma)
+
+        return dpm_solver_pp(predict, x + noise, linear().levels(10))
+
+
+def sampled(net: nn.Module, runtime: Runtime) -> torch.Tensor:
+    config = Config("tiny", "Tiny", 16)
+    method = Method(
+        "test", "Test method", "", (), (config,), lambda c: net,
+        lambda net, faces, settings, seeds, inputs, context: net(faces, seeds), lambda keys: None,
+    )  # fmt: skip
+    return Restorer(method, config, net, "test").restore(torch.rand(2, 3, 16, 16), seeds=[1, 2], runtime=runtime)
+
+
+def test_row12_numbers_that_break_in_the_middle_of_sampling_are_run_again_in_float32():
+    step = int(linear().levels(10)[3].t)
+    for dtype in (torch.bfloat16, torch.float16):
+        net, runtime = Sampling(step), Runtime(dtype=dtype)
+        torch.testing.assert_close(sampled(net, runtime), torch.full((2, 3, 16, 16), 0.5))
+        assert net.evaluations == 4 + 10 and any("again in float32" in note for note in runtime.notes)
+
+
+def test_row12_sampling_that_breaks_in_float32_names_the_step():
+    step = int(linear().levels(10)[3].t)
+    for dtype, evaluations in ((torch.float32, 4), (torch.bfloat16, 8)):
+        net = Sampling(step, always=True)
+        with pytest.raises(RestoreError, match="evaluation 4 of 10") as caught:
+            sampled(net, Runtime(dtype=dtype))
+        assert net.evaluations == evaluations and "Test method" in str(caught.value)
+        assert "float32" in caught.value.found and caught.value.kept and caught.value.todo
+
+
+def test_a_config_has_defaults_of_its_own():
+    params = (Param("steps", 40, "how many", 1, 100, 1), Param("scale", 0.5, "how far", 0.0, 1.0))
+    configs = (Config("small", "", 64, defaults={"steps": 10, "scale": 1}), Config("large", "", 64))
+    method = Method("m", "M", "", (), configs, lambda c: nn.Identity(), noisy, lambda keys: None, params)
+    assert method.settings({}) == method.settings({}, configs[0]) == {"steps": 10, "scale": 1.0}
+    assert method.settings({}, configs[1]) == {"steps": 40, "scale": 0.5}
+    assert method.settings({"steps": 3}, configs[0])["steps"] == 3
+    with pytest.raises(SettingsError, match="leave steps out for 10"):
+        method.settings({"steps": 0}, configs[0])
+    assert [type(param.default) for param in method.params_of(configs[0])] == [int, float]
+
+
+def test_networks_loaded_by_a_host_in_inference_mode_take_part_in_gradients():
+    with torch.inference_mode():
+        net = load_restorer("irn").net
+    assert not any(tensor.is_inference() for tensor in (*net.parameters(), *net.buffers()))
+    x = torch.rand(1, 3, 64, 64, requires_grad=True)
+    net(x).mean().backward()
+    assert x.grad is not None and bool(x.grad.any())
+
+
 def test_noise_belongs_to_the_face_not_to_the_batch():
     faces = torch.rand(5, 3, 64, 64) * 0.5
     seeds = [face_seed(7, 0, index) for index in range(5)]
@@ -315,10 +387,15 @@ def test_every_method_is_declared_whole():
         assert len(set(names)) == len(names)
         for param in method.params:
             assert param.check(param.default) == param.default and param.help
+        states = {config.name: unfilled(method, config).state_dict() for config in method.configs}
         for config in method.configs:
-            with torch.device("meta"):
-                net = method.build(config)
-            assert method.recognise(net.state_dict().keys()) == config.name
+            keys = states[config.name].keys()
+            told = method.recognise(keys)
+            assert told == config.name or states[told].keys() == keys
+            assert set(config.defaults) <= set(names)
+            assert method.settings({}, config).keys() == set(names)
+        taken = [*names, *(declared.name for declared in method.inputs)]
+        assert len(set(taken)) == len(taken), "a setting and an input of one name cannot share a node"
     with pytest.raises(SettingsError, match="irn"):
         get_method("gfpgan")
     with pytest.raises(SettingsError, match="compact, paper"):

@@ -20,6 +20,7 @@ from torch import nn
 from bfr_core.methods.vspbfr import METHOD, diffuser, model, restoration, style_encoder
 from bfr_core.methods.vspbfr.restore import random_styles
 from bfr_core.networks import stylegan2
+from bfr_core.registry import Context
 from bfr_core.seeding import Draws
 
 BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -639,7 +640,7 @@ def test_restoring_a_face(whole, changed):
     """Every setting, from a picture in [0, 1] to a picture."""
     settings = DEFAULTS | changed
     faces = generator("faces").uniform(0, 1, (len(SEEDS), 3, SIDE, SIDE)).astype(np.float32).astype(np.float64)
-    found = METHOD.restore(whole, torch.from_numpy(faces).float(), settings, SEEDS, {})
+    found = METHOD.restore(whole, torch.from_numpy(faces).float(), settings, SEEDS, {}, Context())
     assert difference(found, second_evaluation(whole, faces, settings)) <= 1e-4
 
 
@@ -647,7 +648,7 @@ def test_restoring_a_face_with_given_codes(whole):
     faces = generator("faces").uniform(0, 1, (len(SEEDS), 3, SIDE, SIDE)).astype(np.float32).astype(np.float64)
     codes = normal("given", len(SEEDS), 10, STYLE)
     inputs = {"codes": torch.from_numpy(codes).float()}
-    found = METHOD.restore(whole, torch.from_numpy(faces).float(), DEFAULTS, SEEDS, inputs)
+    found = METHOD.restore(whole, torch.from_numpy(faces).float(), DEFAULTS, SEEDS, inputs, Context())
     assert difference(found, second_evaluation(whole, faces, DEFAULTS, codes)) <= 1e-4
 
 

@@ -9,7 +9,8 @@ which reduction it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfr_core.errors import SettingsError
-from bfr_core.faces.identity import FaceRecogniser, Recogniser, embed
+from bfr_core.faces.identity import FaceRecogniser, Recogniser, embed, load_recogniser
 from bfr_core.metrics.lpips import Lpips
 from bfr_core.networks.vgg import load_vgg
 
@@ -207,6 +208,19 @@ def load_perceptual(
     return recogniser_perceptual(recogniser, side)
 
 
+def recogniser_of(files: Mapping[str, Path]) -> FaceRecogniser:
+    """Return the recogniser that a stage was given, or the embedded one.
+
+    Raises:
+        WeightsError: the file cannot be used.
+    """
+    if "recogniser" in files:
+        return load_recogniser(files["recogniser"])
+    from bfr_core.faces.identity import embedded_recogniser
+
+    return embedded_recogniser()
+
+
 # Adversarial -----------------------------------------------------------------------------------------------------
 
 Adversarial = Literal["softplus", "hinge"]
@@ -333,3 +347,43 @@ def min_snr_weight(snr: Tensor, predicts: Literal["noise", "clean"], gamma: floa
     """
     clipped = snr.clamp(max=gamma)
     return clipped if predicts == "clean" else clipped / snr
+
+
+def variational_bound(
+    values: Tensor, x0: Tensor, x_t: Tensor, clean: Tensor, kept: Tensor, kept_before: Tensor
+) -> Tensor:
+    """Return the term of the variational bound for one step of the chain, in bits per value, which trains its variance.
+
+    KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)), and where x_{t-1} is the picture, - log p(x0 | x_1) of values that are
+    steps of 1 / 127.5 (DDPM Eq. 13). The mean has no gradient here: the other loss trains it.
+
+    Source: Improved DDPM, arXiv:2102.09672, Eq. 4-7, 15 and Sec. 3.1.
+
+    Args:
+        values: the network's channels for the variance, -1 the posterior's and 1 beta; all (B, C, H, W).
+        x0: the clean picture in [-1, 1].
+        x_t: the noisy one.
+        clean: the network's estimate of x0.
+        kept: alpha_bar of x_t, (B, 1, 1, 1).
+        kept_before: alpha_bar of x_{t-1}, 1 where that is the picture itself.
+    """
+    beta = 1 - kept / kept_before
+    toward_clean = kept_before.sqrt() * beta / (1 - kept)
+    toward_noisy = (kept / kept_before).sqrt() * (1 - kept_before) / (1 - kept)
+    mean = (toward_clean * clean + toward_noisy * x_t).detach()
+    true_mean = toward_clean * x0 + toward_noisy * x_t
+    # A step to the picture itself has a posterior without variance; beta stands in there, as it does when sampling.
+    log_posterior = (beta * (1 - kept_before) / (1 - kept)).clamp(min=1e-20).log()
+    share = (values + 1) / 2
+    first = kept_before >= 1
+    floor = torch.where(first, beta.log(), log_posterior)
+    log_variance = share * beta.log() + (1 - share) * floor
+    kl = 0.5 * (
+        log_variance - floor - 1 + (floor - log_variance).exp() + (true_mean - mean).square() * (-log_variance).exp()
+    )
+    scale = (-0.5 * log_variance).exp()
+    above = torch.special.ndtr((x0 - mean + 1 / 255) * scale)
+    below = torch.special.ndtr((x0 - mean - 1 / 255) * scale)
+    likelihood = torch.where(x0 < -0.999, above, torch.where(x0 > 0.999, 1 - below, above - below))
+    nll = -likelihood.clamp(min=1e-12).log()
+    return (torch.where(first, nll, kl).flatten(1).mean(1) / math.log(2)).mean()

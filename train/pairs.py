@@ -51,6 +51,10 @@ class RestoreConfig(TrainConfig):
         return found if self.colour else found.without_colour()
 
 
+FREE = {"free512": 3.0, "cc0gen512": 1.5, "pd256": 0.4, "free256": 0.8}
+"""How often the free faces are drawn: varied portraits more often, those of half the size less."""
+
+
 class FacePairs(Examples[Pictures]):
     """Draw `low`, `truth` and whether the truth was `enlarged` from a smaller picture.
 

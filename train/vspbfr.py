@@ -35,9 +35,6 @@ from .pictures import Pictures
 from .stage import FileNeed, Nets, Stage, Step, Validator
 from .validation import RestoreValidator
 
-FREE = {"free512": 3.0, "cc0gen512": 1.5, "pd256": 0.4, "free256": 0.8}
-"""Varied portraits more often, those of half the size less."""
-
 
 @dataclass(frozen=True, config=STRICT)
 class StyleConfig(RestoreConfig):

@@ -13,33 +13,44 @@ PARTS = {
     "import": "imports",
     "composite": "composite",
     "detector": "detector",
+    "recogniser": "recogniser",
     "restorer": "restorer",
     "vspbfr": "vspbfr",
     "degrade": "degrade",
+    "diffusion": "diffusion",
 }
 """Part of the benchmark: module that measures it."""
+PAPER = {"diffusion": "diffusion_published"}
+"""The same of the published sizes, which take long and have no weights."""
 
 
 def run(
-    parts: Sequence[str], data: Path | None, say: Callable[[str], None], *, sheets: Path | None = None
+    parts: Sequence[str],
+    data: Path | None,
+    say: Callable[[str], None],
+    *,
+    sheets: Path | None = None,
+    paper: bool = False,
 ) -> dict[str, Any]:
     """Measure the named parts, all when none is named, and return their figures.
 
     Args:
-        parts: keys of PARTS.
+        parts: keys of PARTS, or of PAPER.
         data: folder with `faces`, `photos`, `scenes` and `weights`; parts or figures that need it say so without.
         say: hears each figure as a line of text.
         sheets: folder for pictures of what was measured, where a part makes some.
+        paper: measure the published sizes in their place, of the parts in PAPER.
 
     Raises:
-        SettingsError: a part is unknown or the folder does not exist.
+        SettingsError: a part is unknown, or has no published sizes, or the folder does not exist.
     """
     import torch
 
-    if unknown := [part for part in parts if part not in PARTS]:
+    modules = PAPER if paper else PARTS
+    if unknown := [part for part in parts if part not in modules]:
         raise SettingsError(
-            f"Unknown part of the benchmark: {', '.join(unknown)}",
-            found=f"expected {', '.join(PARTS)}",
+            f"{'No published sizes to measure' if paper else 'Unknown part of the benchmark'}: {', '.join(unknown)}",
+            found=f"expected {', '.join(modules)}",
             kept="Nothing was measured",
             todo="Name one of them, or none for all",
         )
@@ -53,8 +64,8 @@ def run(
     torch.set_num_threads(2)
     say(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     figures: dict[str, Any] = {}
-    for part in parts or PARTS:
+    for part in parts or modules:
         say(f"\n{part}")
-        module = importlib.import_module(f".{PARTS[part]}", __name__)
+        module = importlib.import_module(f".{modules[part]}", __name__)
         figures[part] = module.measure(data, lambda line: say(f"  {line}"), sheets)
     return figures

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bench import PARTS
+from ..bench import PAPER, PARTS
 from ._output import show, write_json
 
 
@@ -18,6 +18,11 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     bench.add_argument("--data", type=Path, help="folder of faces, photos and scenes that the figures are measured on")
     bench.add_argument("--sheets", type=Path, metavar="DIR", help="write input | restored | truth of some faces there")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    bench.add_argument(
+        "--paper",
+        action="store_true",
+        help=f"only restore one face in each published size, with random weights; parts: {', '.join(PAPER)}",
+    )
     bench.set_defaults(run=_bench)
 
 
@@ -28,7 +33,7 @@ def _bench(args: argparse.Namespace) -> int:
 
     if args.sheets:
         make_folder(args.sheets)
-    figures = run(args.parts, args.data, show, sheets=args.sheets)
+    figures = run(args.parts, args.data, show, sheets=args.sheets, paper=args.paper)
     if args.json:
         write_json(args.json, figures)
     return 0

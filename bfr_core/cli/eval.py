@@ -30,7 +30,10 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         help=".html for reading, .json with every value of every face; may be given twice",
     )  # fmt: skip
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder with the files that some metrics need")
-    parser.add_argument("--recogniser", type=Path, metavar="FILE", help="face recogniser for the identity metrics")
+    parser.add_argument(
+        "--recogniser", type=Path, metavar="FILE",
+        help="face recogniser for the identity metrics, such as ArcFace (one in --weights, else the embedded one)",
+    )  # fmt: skip
     for side in ("restored", "input", "truth"):
         parser.add_argument(
             f"--features-{side}", type=Path, metavar="FILE", help=f"Inception features of {side}, for FID and IDS"

@@ -54,12 +54,14 @@ def _models_list(args: argparse.Namespace) -> int:
         for config in method.configs:
             line = f"  {config.name}: {config.title}, {config.size} px"
             if config.embedded:
-                cards = [read_card(name) for name in config.embedded]
+                cards = [read_card(name) for name in (*config.embedded, *config.shared.values())]
                 licences, images = (
                     "; ".join(dict.fromkeys(getattr(card, field) for card in cards)) for field in ("licence", "images")
                 )
                 millions = sum(card.parameters for card in cards) / 1e6
                 line += f", {millions:.1f} M parameters, weights {licences}, trained on {images}"
+                if config.shared:
+                    line += f", shares {', '.join(config.shared.values())}"
             elif config.published:
                 files = ", ".join(part.file for part in method.parts) or "a file"
                 line += f", get {files} by hand from {config.published}"

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import BfrError
 from ..faces.detect import BACKENDS
-from ..registry import Method, Param, get_method, methods
+from ..registry import Config, Method, Param, get_method, methods
+from ._guidance import add_guidance, describe_guide, guided, mask_for, read_mask
 from ._output import FAILED, say, show, write_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..faces.detect import Detector
     from ..media.outputs import Job
     from ..pipeline import Options
@@ -25,17 +28,19 @@ if TYPE_CHECKING:
 _DEFAULT_METHOD = "irn"
 
 
-def _chosen_method(argv: Sequence[str] | None) -> Method:
-    """Look ahead for --method, whose parameters become options."""
+def _chosen_method(argv: Sequence[str] | None) -> tuple[Method, Config]:
+    """Look ahead for --method, whose parameters become options, and --config, whose defaults they show."""
     ahead = argparse.ArgumentParser(add_help=False)
     ahead.add_argument("--method", default=_DEFAULT_METHOD)
-    known = ahead.parse_known_args(sys.argv[1:] if argv is None else list(argv))[0].method
-    return methods().get(known) or get_method(_DEFAULT_METHOD)
+    ahead.add_argument("--config", default="")
+    known = ahead.parse_known_args(sys.argv[1:] if argv is None else list(argv))[0]
+    method = methods().get(known.method) or get_method(_DEFAULT_METHOD)
+    return method, next((config for config in method.configs if config.name == known.config), method.configs[0])
 
 
 def add(commands: Any, argv: Sequence[str] | None) -> None:
     """Declare the command; its options include the settings of the method named in `argv`."""
-    method = _chosen_method(argv)
+    method, config = _chosen_method(argv)
     parser = commands.add_parser(
         "restore",
         help="restore the faces in pictures",
@@ -54,6 +59,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--detector-weights", type=Path, metavar="FILE", help="the detector's file, where it needs one")
     parser.add_argument("--threshold", type=float, help="least confidence of a face (the detector's own)")
     parser.add_argument("--aligned", action="store_true", help="each picture is one aligned face: detect nothing")
+    parser.add_argument("--whole", action="store_true", help="restore all of each picture, with methods that can")
     parser.add_argument("--max-faces", type=int, default=0, metavar="N", help="only the N largest faces (0: all)")
     parser.add_argument("--min-size", type=float, default=16.0, metavar="PX", help="leave smaller faces (%(default)s)")
     parser.add_argument(
@@ -67,9 +73,10 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier run, never an input")
+    add_guidance(parser)
     if method.params:
-        group = parser.add_argument_group(f"settings of {method.title}")
-        for param in method.params:
+        group = parser.add_argument_group(f"settings of {method.title}", f"with the defaults of {config.name}")
+        for param in method.params_of(config):
             _add_param(group, param)
     parser.set_defaults(run=_restore, params=method.params)
 
@@ -77,7 +84,8 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
 def _add_param(group: Any, param: Param) -> None:
     kind = type(param.default)
     span = f" from {param.low:g} to {param.high:g}" if param.low is not None else ""
-    options: dict[str, Any] = {"default": param.default, "help": f"{param.help}{span} ({param.default})"}
+    # Left out, it is up to the config, which the weights may tell.
+    options: dict[str, Any] = {"default": None, "help": f"{param.help}{span} ({param.default})"}
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction
     else:
@@ -94,7 +102,7 @@ def _restore(args: argparse.Namespace) -> int:
 
     from ..faces.detect import load_detector
     from ..media.outputs import plan_outputs
-    from ..pipeline import Options
+    from ..pipeline import Options, mask_input, whole_picture
     from ..restorer import load_restorer
     from ..runtime import DTYPES, Runtime, pick_device
 
@@ -105,14 +113,23 @@ def _restore(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         max_faces=args.max_faces,
         min_size=args.min_size,
-        settings={param.name: getattr(args, f"param_{param.name}") for param in args.params},
+        settings={
+            param.name: value for param in args.params if (value := getattr(args, f"param_{param.name}")) is not None
+        },
     )
     options.check()
     runtime = Runtime(device=pick_device(args.device), dtype=DTYPES[args.dtype])
     restorer = load_restorer(args.method, args.config, weights=args.weights)
-    restorer.method.settings(options.settings)
+    restorer.method.settings(options.settings, restorer.config)
+    if args.whole:
+        whole_picture(restorer.method)
+    mask = None
+    if args.mask:
+        mask_input(restorer.method)
+        mask = read_mask(args.mask)
+    restorer = guided(args, restorer, runtime.device)
     detector = None
-    if not args.aligned:
+    if not args.aligned and not args.whole:
         detector = load_detector(args.detector, path=args.detector_weights, device=runtime.device)
     jobs = plan_outputs(args.inputs, args.out, suffix=args.format, overwrite=args.overwrite)
 
@@ -120,18 +137,21 @@ def _restore(args: argparse.Namespace) -> int:
     failed = 0
     with tqdm(jobs, unit="picture", disable=None) as bar:
         for job in bar:
-            bar.set_postfix_str(job.source.name[-32:], refresh=True)
+            name = job.source.name[-32:]
+            bar.set_postfix_str(name, refresh=True)
             runtime.notes = []
+            runtime.on_step = lambda index, total, name=name: bar.set_postfix_str(f"{name} {index + 1}/{total}")
             entry: dict[str, Any] = {"source": str(job.source), "target": str(job.target)}
             try:
-                entry |= {"status": "done", **_restore_file(job, restorer, detector, options, runtime, args)}
+                entry |= {"status": "done", **_restore_file(job, restorer, detector, options, runtime, args, mask)}
             except BfrError as error:
                 failed += 1
                 entry |= {"status": "failed", "error": str(error)}
                 tqdm.write(f"Failed: {error}", file=sys.stderr)
             entries.append(entry)
     if args.report:
-        write_json(args.report, {"bfr": __version__, "weights": restorer.source, "files": entries})
+        guide = {"guide": describe_guide(restorer.guide)} if restorer.guide else {}
+        write_json(args.report, {"bfr": __version__, "weights": restorer.source, **guide, "files": entries})
     faces = sum(face["action"] == "restored" for entry in entries for face in entry.get("report", {}).get("faces", []))
     show(f"{len(jobs) - failed} of {len(jobs)} pictures done, {faces} faces restored, in {args.out}")
     if failed:
@@ -147,16 +167,23 @@ def _restore_file(
     options: Options,
     runtime: Runtime,
     args: argparse.Namespace,
+    mask: Tensor | None,
 ) -> dict[str, Any]:
     """Restore one file and return its entry of the report."""
     from ..media.atomic import publish
     from ..media.pictures import FORMATS, from_float, read_picture, to_float, write_picture
     from ..media.sheets import compare_sheet
-    from ..pipeline import restore_frame
+    from ..pipeline import restore_frame, restore_whole
 
     picture = read_picture(job.source)
     frame = to_float(picture)
-    result = restore_frame(frame, restorer, detector, aligned=args.aligned, options=options, runtime=runtime)
+    if args.whole:
+        result = restore_whole(frame, restorer, options=options, runtime=runtime)
+    else:
+        here = None if mask is None else mask_for(mask, frame, args.mask)
+        result = restore_frame(
+            frame, restorer, detector, aligned=args.aligned, options=options, runtime=runtime, mask=here
+        )
     notes = list(picture.notes)
     if not bool(result.mask.any()) and FORMATS.get(job.target.suffix.lower()) == picture.kind:
         # Writing it anew would recompress a picture in which nothing changed.
@@ -170,7 +197,7 @@ def _restore_file(
     entry: dict[str, Any] = {"report": result.report.to_dict(), "notes": notes}
     if args.compare:
         pairs = [(crop.image, face) for crop, face in zip(result.crops, result.faces, strict=True)]
-        sheet = compare_sheet(frame, result.image, [] if args.aligned else pairs)
+        sheet = compare_sheet(frame, result.image, [] if args.aligned or args.whole else pairs)
         target = job.target.with_name(f"{job.target.stem}.compare.png")
         _write_sheet(target, sheet)
         entry["compare"] = str(target)

@@ -182,7 +182,7 @@ def _unmeasured(why: str) -> InputMediaError:
     )
 
 
-_RECOGNISER = {"tool": "recogniser", "needs": ("recogniser",)}
+_RECOGNISER = {"tool": "recogniser"}
 _FAN = {"tool": "fan", "needs": ("fan",)}
 _PAIRED = {"scope": "set", "needs": ("features_restored", "features_truth")}
 
@@ -209,7 +209,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "identity", "Identity, cosine", "higher",
-        "Cosine between the embeddings of face and truth: 1 is the same person. Depends on the recogniser.",
+        "Cosine between the embeddings of face and truth: 1 is the same person. Figures of two recognisers are not "
+        "comparable; published ones are ArcFace's.",
         _identity, digits=4, **_RECOGNISER,
     ),
     Metric(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from ..faces.detect import load_detector
-from ..faces.identity import FaceRecogniser, embed, load_recogniser
+from ..faces.identity import FaceRecogniser, embed, embedded_recogniser, load_recogniser
 from ..metrics.distribution import load_features, load_statistics, statistics
 from ..metrics.emotion import EmotionNet
 from ..metrics.files import FILES, find
@@ -34,7 +34,6 @@ FEATURES = {
 """Features that a person brings, and how."""
 
 OPTIONS = {
-    "recogniser": "give it with --recogniser FILE",
     "inception_reference": "give --features-reference FILE, the statistics or features of a set of real faces",
 }
 """Files that may also be given by themselves."""
@@ -123,8 +122,9 @@ class Tools:
 
     @cached_property
     def recogniser(self) -> FaceRecogniser:
-        """What tells people apart."""
-        return load_recogniser(self.file("recogniser")).to(self.device)
+        """What tells people apart: the file that was given or is in the folder, else the embedded one."""
+        path = self._find("recogniser")
+        return load_recogniser(path).to(self.device) if path else embedded_recogniser(self.device)
 
     @cached_property
     def fan(self) -> FanLandmarks:

@@ -1,13 +1,15 @@
 """Identity: who a face crop shows, as a unit vector whose dot product with another tells how alike they are.
 
 Each published recogniser wants its own window, size, resampling and value range of an FFHQ-aligned face. They are data
-(`Preprocessing`) beside the layout of its file, so that `embed` does for each what it was published with.
+(`Preprocessing`) beside the layout of its file, so that `embed` does for each what it was published with. A small one
+of ours comes with the package (`embedded_recogniser`), for those who have no file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import WeightsError
+from ..errors import InputMediaError, WeightsError
 from ..networks.arcface_resnet import ArcFaceResNet18, ResNet101
+from ..networks.face_embedder import FaceEmbedder
+from ..networks.iresnet import DEPTHS, IResNet
 from ..networks.irse import IRSE50
 from ..networks.mobilefacenet import MobileFaceNet
-from ..weights import fill, load_state
+from ..weights import fill, load_embedded, load_state
 
 # The ArcFace-112 template inside the FFHQ-512 one. Both are upright, so a plain box maps one to the other: least
 # squares over the five points gives this scale and offset; the rotation it leaves out is 0.009 degrees.
@@ -135,12 +139,37 @@ RESNET101 = Layout(
     Preprocessing(112, mean=0.5, std=0.5),
     ResNet101.maps,
 )
-LAYOUTS = (MOBILEFACENET, IR_SE50, ARCFACE_RESNET18, RESNET101)
+EMBEDDED = Layout(
+    "embedded recogniser",
+    FaceEmbedder,
+    ("stages.3.1.second.0.weight", "wide.weight", "place", "out.weight"),
+    Preprocessing(
+        FaceEmbedder.SIZE, window=MOBILEFACENET.preprocessing.window, resample="antialias", mean=0.5, std=0.5
+    ),
+    FaceEmbedder.maps,
+)
+
+
+def _iresnet(depth: int, last: int) -> Layout:
+    """Return the layout of an iresnet whose third stage ends with unit `last`; shallower ones lack that unit."""
+    return Layout(
+        f"iresnet{depth}",
+        partial(IResNet, depth),
+        (f"layer3.{last}.prelu.weight", f"layer3.{last}.bn3.weight", "fc.weight", "features.weight"),
+        # The template of InsightFace's norm_crop, with the same range as its arcface_torch.
+        Preprocessing(112, window=MOBILEFACENET.preprocessing.window, resample="antialias", mean=0.5, std=0.5),
+        IResNet.maps,
+    )
+
+
+# The deepest first: its file has every key of the shallower ones.
+IRESNETS = tuple(_iresnet(depth, DEPTHS[depth][2] - 1) for depth in sorted(DEPTHS, reverse=True))
+LAYOUTS = (EMBEDDED, MOBILEFACENET, IR_SE50, *IRESNETS, ARCFACE_RESNET18, RESNET101)
 
 _STRANGERS = (
     ("an IR-50 without squeeze and excitation", ("input_layer.0.weight", "body.23.res_layer.4.weight")),
     ("an e4e or pSp encoder with its decoder", ("encoder.input_layer.0.weight",)),
-    ("an iresnet of InsightFace", ("layer1.0.prelu.weight", "features.weight")),
+    ("an iresnet of another depth", ("layer1.0.prelu.weight", "features.weight")),
     ("a FaceNet (Inception-ResNet)", ("conv2d_1a.conv.weight",)),
     ("a VGG classifier", ("features.0.weight", "classifier.0.weight")),
     ("a ResNet of another depth", ("layer1.0.conv1.weight", "fc.weight")),
@@ -204,12 +233,32 @@ def load_recogniser(path: Path) -> FaceRecogniser:
             found=f"the file holds {found}; expected {', '.join(known.title for known in LAYOUTS[:-1])} "
             f"or {LAYOUTS[-1].title}",
             kept="Nothing was loaded and the file is unchanged",
-            todo="Give a file of one of these, such as model_ir_se50.pth or arcface_resnet18.pth",
+            todo="Give a file of one of these, such as model_ir_se50.pth or arcface_resnet18.pth, or none for the "
+            "recogniser that comes with the package",
         )
     with torch.device("meta"):
         net = layout.build()
     fill(net, _with_counters(net, state), what=f"{layout.title} ({path})", guess=_describe)
     return FaceRecogniser(net, layout)
+
+
+def embedded_recogniser(device: torch.device | str = "cpu") -> FaceRecogniser:
+    """Return the recogniser that comes with the package; loaded once for each device, so leave it where it is.
+
+    Raises:
+        WeightsError: its file is missing or damaged.
+    """
+    return _embedded_on(torch.device(device))
+
+
+@lru_cache(maxsize=4)
+def _embedded_on(device: torch.device) -> FaceRecogniser:
+    # Who asks first may be in inference mode, whose tensors could never guide anybody.
+    with torch.inference_mode(False):
+        with torch.device("meta"):
+            net = EMBEDDED.build()
+        fill(net, load_embedded("recogniser"), what=EMBEDDED.title)
+        return FaceRecogniser(net, EMBEDDED).to(device)
 
 
 def _with_counters(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -252,3 +301,32 @@ def identity_cosine(recogniser: Recogniser, faces: Tensor, truth: Tensor) -> Ten
     """Return the cosine between the identities of two sets of FFHQ-aligned crops, (B,) in [-1, 1]."""
     with torch.no_grad():
         return (embed(recogniser, faces) * embed(recogniser, truth)).sum(1)
+
+
+def drift(recogniser: Recogniser, before: Tensor, after: Tensor) -> Tensor:
+    """Return how far work on FFHQ-aligned faces moved who they show, (B,): 0 the same person, about 1 somebody else.
+
+    One minus the cosine; the two may differ in size. What is usual depends on the recogniser, see its card.
+    """
+    return 1 - identity_cosine(recogniser, before, after)
+
+
+def most_alike(recogniser: Recogniser, faces: Tensor, reference: Tensor) -> tuple[int, Tensor]:
+    """Return which of some faces shows the person of a reference most, and the cosine of each, (B,).
+
+    Shapes: faces (B, 3, S, S) and reference (1, 3, R, R), FFHQ-aligned crops in [0, 1].
+
+    Raises:
+        InputMediaError: there is no face, or not exactly one reference.
+    """
+    if not len(faces) or len(reference) != 1:
+        raise InputMediaError(
+            "Cannot tell which face is most like the reference",
+            found=f"found {len(faces)} faces and {len(reference)} references; expected at least one face and one "
+            "reference",
+            kept="Nothing was chosen",
+            todo="Give pictures in which a face is found",
+        )
+    with torch.no_grad():
+        cosines = embed(recogniser, faces) @ embed(recogniser, reference)[0]
+    return int(cosines.argmax()), cosines

@@ -23,7 +23,7 @@ from ..diffusion.predictions import (
     learned_variance,
     velocity,
 )
-from ..diffusion.schedules import Schedule, linear
+from ..diffusion.schedules import Schedule, karras, linear
 from .unet import UNet
 
 Condition = Literal["degraded", "irn", "both"]
@@ -83,10 +83,19 @@ class ConditionalDiffusion(nn.Module):
         """What the sides of a picture must be multiples of."""
         return self.unet.multiple
 
-    def levels(self, steps: int, start: int) -> list[Level]:
-        """Return the levels of a chain of `steps` from the noise of `start`, 1 to T; no more than there are."""
+    def levels(self, steps: int, start: int, sampler: str) -> list[Level]:
+        """Return the levels of a chain of `steps` from the noise of `start`, 1 to T; no more than there are.
+
+        They are evenly respaced, but for DPM-Solver++, which extrapolates from one step to the next: the last of evenly
+        spaced ones is so much larger in log(sigma / alpha) than those before that what it extrapolates, a guide's
+        push above all, comes out with the wrong sign. It takes those nearest to EDM's levels (Eq. 5).
+        """
         start = min(max(start, 1), self.timesteps)
-        return self.schedule.levels(min(steps, start), start)
+        if sampler != "dpm++" or 1 in (start, steps):
+            return self.schedule.levels(min(steps, start), start)
+        largest, smallest = (self.schedule.level(t).ratio for t in (start - 1, 0))
+        wanted = {self.schedule.nearest(level.ratio) for level in karras(steps, largest, smallest)}
+        return [self.schedule.level(t) for t in sorted(wanted, reverse=True)]
 
     def recovered(self, x: Tensor) -> Tensor:
         """Return g_phi(x), (B, 3, H, W) in [-1, 1], of degraded pictures in [-1, 1]; x itself without a network."""

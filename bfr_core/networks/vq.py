@@ -139,6 +139,7 @@ class VQAutoencoder(nn.Module):
         codes: int = 8192,  # K
         fold: int = 1,  # side of the square of pixels that becomes one position
         groups: int = 32,
+        shortcut: bool = False,  # means of colours pass straight to the latent, and the latent to colours
     ) -> None:
         super().__init__()
         widths = [channels * factor for factor in mult]
@@ -148,6 +149,10 @@ class VQAutoencoder(nn.Module):
         self.decoder = _Decoder(widths, blocks, dim, fold, groups)
         self.quant_conv = nn.Conv2d(dim, dim, 1)
         self.post_quant_conv = nn.Conv2d(dim, dim, 1)
+        # Group norms forget what all of a picture has in common, its colours. A large network codes them in patterns; a
+        # small one drops the axis that its training pictures have least of, and lips turn brown.
+        self.shortcut_in = nn.Conv2d(3, dim, 1) if shortcut else None
+        self.shortcut_out = nn.Conv2d(dim, 3, 1) if shortcut else None
         self.quantize = nn.Module()
         self.quantize.embedding = nn.Embedding(codes, dim)
         nn.init.uniform_(self.quantize.embedding.weight, -1 / codes, 1 / codes)
@@ -163,7 +168,8 @@ class VQAutoencoder(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return z = E(x), not quantised: (B, 3, H, W) in [-1, 1] to (B, dim, H / factor, W / factor)."""
-        return self.quant_conv(self.encoder(x))
+        z = self.quant_conv(self.encoder(x))
+        return z if self.shortcut_in is None else z + self.shortcut_in(F.avg_pool2d(x, self.factor))
 
     def nearest(self, z: Tensor) -> Tensor:
         """Return the number of the entry nearest to each position, (B, h, w)."""
@@ -197,7 +203,10 @@ class VQAutoencoder(nn.Module):
 
     def decode_codes(self, z: Tensor) -> Tensor:
         """Return G(z) of latents that are quantised already, or deliberately not."""
-        return self.decoder(self.post_quant_conv(z))
+        x = self.decoder(self.post_quant_conv(z))
+        if self.shortcut_out is None:
+            return x
+        return x + F.interpolate(self.shortcut_out(z), size=x.shape[-2:], mode="bilinear", align_corners=False)
 
     def normalise(self, z: Tensor) -> Tensor:
         """Bring latents of E to mean 0 and standard deviation SIGMA_DATA in each channel."""

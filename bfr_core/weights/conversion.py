@@ -13,7 +13,8 @@ from torch import Tensor
 from ..errors import SettingsError, WeightsError
 from ..media.atomic import make_folder, publish
 from .files import KEPT, is_finite, load_state, sha256_of
-from .parts import find_contents, find_method, locate
+from .folders import find_method, locate
+from .parts import find_contents
 
 _TYPES = {
     torch.float64: "F64",
@@ -57,7 +58,8 @@ def convert(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> 
         )
     if not source.is_dir():
         return [_write(target, _tensors_of(source, target), dtype)]
-    located = locate(find_method(source), source)
+    _, located = locate(find_method(source), source)
+    located = [(part, contents) for part, contents in located if not contents.comes_along]
     files = {part.name: target / f"{Path(part.file).stem}.safetensors" if apart else target for part, _ in located}
     for part, contents in located:
         _refuse_same(contents.path, files[part.name])

@@ -14,13 +14,10 @@ from bfr_core.registry import get_method
 from .. import losses
 from ..config import Phase
 from ..data import Batch, Examples
-from ..pairs import RestoreConfig, RestorePhase, face_pairs
+from ..pairs import FREE, RestoreConfig, RestorePhase, face_pairs
 from ..pictures import Pictures
 from ..stage import FileNeed, Nets, Objective, Stage, Step, Validator
 from ..validation import RestoreValidator
-
-_FREE = {"free512": 3.0, "cc0gen512": 1.5, "pd256": 0.4, "free256": 0.8}
-"""Varied portraits more often, those of half the size less."""
 
 _FACE = {"l1": 1.0, "identity": 0.03}
 
@@ -33,7 +30,7 @@ COMPACT = RestoreConfig(
     optimiser="muon",
     clip=0.1,
     ema=1_400.0,
-    folder_weights=_FREE,
+    folder_weights=FREE,
 )
 """Two cores (AVX2): about an hour. The first phase sees crops without the identity term, four times as many pictures
 in the same time. The last mixes in pictures that are nearly good: after the papers' ranges alone the net lowered their

@@ -15,10 +15,10 @@ from bfr_core.methods.vspbfr.model import StyleEncoderDecoder
 from .. import losses
 from ..config import STRICT
 from ..data import Batch
-from ..pairs import RestorePhase
+from ..pairs import FREE, RestorePhase
 from ..pictures import Pictures
 from ..stage import Nets, Objective, Step, Validator
-from ..vspbfr import FREE, StyleConfig, StyleStage, build_style, invert, like, mixed_styles, noise_of, sized
+from ..vspbfr import StyleConfig, StyleStage, build_style, invert, like, mixed_styles, noise_of, sized
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -16,10 +16,10 @@ from bfr_core.errors import SettingsError
 from .. import losses
 from ..config import STRICT, Phase
 from ..data import Batch, Examples, Feed
-from ..pairs import RestorePhase
+from ..pairs import FREE, RestorePhase
 from ..pictures import Pictures
 from ..stage import FileNeed, Nets, Objective, Step, Validator
-from ..vspbfr import FREE, STYLE, CodeDiffuser, StyleConfig, StyleStage, like, load_style, sized
+from ..vspbfr import STYLE, CodeDiffuser, StyleConfig, StyleStage, like, load_style, sized
 
 _ENCODED = 16
 """Faces encoded at a time."""

@@ -14,10 +14,10 @@ from bfr_core.networks.discriminators import CodeDiscriminator
 
 from .. import losses
 from ..data import Batch
-from ..pairs import RestorePhase
+from ..pairs import FREE, RestorePhase
 from ..pictures import Pictures
 from ..stage import FileNeed, Nets, Objective, Step, Validator
-from ..vspbfr import FREE, STYLE, StyleConfig, StyleStage, invert, load_style, sized
+from ..vspbfr import STYLE, StyleConfig, StyleStage, invert, load_style, sized
 
 COMPACT = StyleConfig(
     phases=(

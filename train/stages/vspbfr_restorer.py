@@ -16,12 +16,11 @@ from bfr_core.weights import fill, load_state
 from .. import losses
 from ..config import STRICT
 from ..data import Batch
-from ..pairs import RestorePhase
+from ..pairs import FREE, RestorePhase
 from ..pictures import Pictures
 from ..stage import FileNeed, Nets, Objective, Step, Validator
 from ..vspbfr import (
     DIFFUSER,
-    FREE,
     STYLE,
     CodeDiffuser,
     StyleConfig,

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
+from ...fidelity import FIDELITY
 from ...networks.stylegan2 import FFHQ_WIDTHS
 from ...registry import Config, Input, Method, Paper, Param, Part
 from .diffuser import PAPER_DIFFUSION, PAPER_TACC
@@ -102,6 +103,7 @@ PARAMS = (
     Param("random_style", "seed", "The random style: drawn from the seed, or their mean", choices=("seed", "mean")),
     Param("mixing", 0.5, "How often a second random style takes over part of the layers", 0.0, 1.0, 0.05),
     Param("noise", True, "Noise in every layer, drawn from the seed; off: none, smoother skin and hair"),
+    FIDELITY,
 )  # fmt: skip
 
 METHOD = Method(

@@ -8,30 +8,50 @@ import torch
 from torch import Tensor
 
 from ...errors import InputMediaError
+from ...fidelity import dial
 from ...networks.stylegan2 import Noise, full_precision, silent
-from ...registry import Value
+from ...registry import Context, Value
 from ...seeding import Draws
 from .diffuser import diffuse
 from .model import VSPBFR, StyleEncoderDecoder
 from .restoration import DILATIONS, UNDILATED
 
+_TRUNCATION = 0.7
+"""At fidelity 0, of the codes around their mean: StyleGAN's usual trade of variety for looks (arXiv:1812.04948)."""
+
 
 def restore(
-    net: VSPBFR, faces: Tensor, settings: Mapping[str, Value], seeds: Collection[int], inputs: Mapping[str, Tensor]
+    net: VSPBFR,
+    faces: Tensor,
+    settings: Mapping[str, Value],
+    seeds: Collection[int],
+    inputs: Mapping[str, Tensor],
+    context: Context,
 ) -> Tensor:
-    """Return I_out = G(I_de, w^0, z_hat, F^s), (B, 3, S, S) in about [0, 1], for faces in [0, 1]."""
+    """Return I_out = G(I_de, w^0, z_hat, F^s), (B, 3, S, S) in about [0, 1], for faces in [0, 1].
+
+    Dial: below 0.5 the codes are truncated towards their mean; above it they go back from w^0 to w_hat, which is what
+    the encoder sees in the input, and the noise fades. Codes that are given stay as they are.
+    """
     draws = Draws(tuple(seeds), faces.device)
     degraded = faces * 2 - 1
+    fidelity = float(settings["fidelity"])
     # (a) Visual style prompts.
     if "codes" in inputs:
         codes = inputs["codes"]
         check_codes(net, codes)
     else:
-        codes = net.encode(degraded).float()
+        codes = initial = net.encode(degraded).float()
         if settings["prompts"] == "diffused":  # else ablation (a)
             codes = denoised(net, codes, draws)[-1]
+        if fidelity > 0.5:
+            codes = torch.lerp(codes, initial, dial(fidelity, 0, 0, 1, linear=True))
+        elif fidelity < 0.5:
+            mean = net.latent_avg.to(codes)
+            codes = mean + dial(fidelity, _TRUNCATION, 1, 1, linear=True) * (codes - mean)
     # (b) Facial feature bank, as far as the auto-encoder reads it.
-    noise = injected(draws) if settings["noise"] else silent
+    loudness = dial(fidelity, 1, 1, 0, linear=True)
+    noise = injected(draws, loudness) if settings["noise"] and loudness else silent
     features = net.decoder.features(codes, noise, largest=net.restorer.side) if settings["priors"] else None
     # (c) Restoration auto-encoder.
     if not settings["modulation"]:
@@ -74,9 +94,9 @@ def denoised(net: VSPBFR, initial: Tensor, draws: Draws) -> list[Tensor]:
         )
 
 
-def injected(draws: Draws) -> Noise:
-    """Return the source of every layer's noise."""
-    return lambda layer, side: draws.normal(f"noise {layer}", 1, side, side)
+def injected(draws: Draws, loudness: float = 1.0) -> Noise:
+    """Return the source of every layer's noise, its numbers multiplied by `loudness`."""
+    return lambda layer, side: draws.normal(f"noise {layer}", 1, side, side) * loudness
 
 
 def random_styles(net: VSPBFR, draws: Draws, *, mean: bool, mixing: float) -> Tensor:

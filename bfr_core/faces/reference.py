@@ -1,0 +1,63 @@
+"""Whose face it should be: the identity of a person from photos of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import InputMediaError
+from .align import align_face
+from .identity import Recogniser, embed
+
+if TYPE_CHECKING:
+    from .detect import Detector
+
+
+def reference_identity(
+    recogniser: Recogniser,
+    photos: Sequence[Tensor],
+    detector: Detector,
+    *,
+    check_cancel: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Return the identity that photos of one person show, (D,) of unit length, on the CPU.
+
+    Of each photo the largest face counts; several photos are averaged, which evens out pose and light.
+
+    Shapes: each photo (3, H, W) float32 RGB [0, 1].
+
+    Args:
+        recogniser: by whom it is told; the one that guides.
+        photos: one or more of the same person.
+        detector: finds the faces.
+        check_cancel: raises where the work is to stop.
+
+    Raises:
+        InputMediaError: there is no photo, or one in which no face is found.
+    """
+    found = []
+    for number, photo in enumerate(photos):
+        check_cancel()
+        faces = detector.detect(photo[None])[0]
+        if not faces:
+            raise InputMediaError(
+                "Cannot tell whose face the reference shows",
+                found=f"no face was found in photo {number + 1} of {len(photos)}; expected one in each",
+                kept="Nothing was started",
+                todo="Give photos in which the person looks about into the camera",
+            )
+        crop = align_face(photo, max(faces, key=lambda face: face.size))
+        with torch.no_grad():
+            found.append(embed(recogniser, crop.image[None])[0].cpu())
+    if not found:
+        raise InputMediaError(
+            "Cannot tell whose face the reference shows",
+            found="found no photo; expected at least one",
+            kept="Nothing was started",
+            todo="Give a photo of the person, or leave the reference out",
+        )
+    return F.normalize(torch.stack(found).mean(0), dim=0)

@@ -1,0 +1,128 @@
+"""Diffuse-and-Restore: a region-adaptive diffusion model for identity-preserving blind face restoration.
+
+Source: Suin et al., "Diffuse and Restore: A Region-Adaptive Diffusion Model for Identity-Preserving Blind Face
+Restoration", WACV 2024. No code or weights were published; what the paper leaves open is said where it is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ...fidelity import FIDELITY
+from ...registry import MASK, Config, Input, Method, Paper, Param, Part
+from .mask import DELTA
+from .model import DiffuseRestore
+from .restore import restore
+
+COMPACT = {
+    "irn": "compact",
+    "condition": "both",
+    "predicts": "residual",
+    "unet": {
+        "channels": 48, "mult": (1, 2, 3, 3), "blocks": 1, "attention": (8,), "head": 48, "residual_resample": False,
+        "fold": 4, "groups": 8,
+    },
+}  # fmt: skip
+"""A quarter of the widths at a quarter of the side. It sees x and g_phi(x): a network this small, trained for hours,
+cannot learn to recover the face and to paint it."""
+
+PAPER_256 = {
+    "irn": "paper",
+    "condition": "degraded",
+    "predicts": "noise",
+    "learned_variance": True,
+    "unet": {"channels": 128, "mult": (1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (16,)},
+}
+"""Guided diffusion's layout for 256 px (Sec. 5), of half the published width: the paper gives none."""
+
+PAPER = PAPER_256 | {"unet": {**PAPER_256["unet"], "fold": 2}}  # type: ignore[dict-item]
+"""For 512 px, with one more level down and up around it (Sec. 5)."""
+
+PRINTED = {"steps": 400, "sampler": "ddpm", "gradient": "network"}
+
+
+def build(config: Config) -> DiffuseRestore:
+    """Make the untrained network of a config."""
+    return DiffuseRestore(**config.options)
+
+
+def recognise(keys: Collection[str]) -> str | None:
+    """Tell a config by keys that only it has; the two of the paper have the same, and the first is meant."""
+    if any(key.startswith("vq.") for key in keys):
+        return None
+    if "unet.input_blocks.17.0.in_layers.0.weight" in keys and "unet.input_blocks.3.0.in_layers.0.weight" in keys:
+        return "paper"
+    if "unet.input_blocks.7.0.in_layers.0.weight" in keys and "unet.input_blocks.2.0.op.weight" in keys:
+        return "compact"
+    return None
+
+
+PARTS = (
+    Part(
+        "diffusion", "conditional diffusion model", "diffuse_restore_diffusion.safetensors",
+        prefixes=("unet.",), source={}, keys=("unet.time_embed.0.weight",),
+    ),
+    Part(
+        "mask", "region mask", "diffuse_restore_mask.safetensors",
+        prefixes=("mask.",), source={}, keys=("mask.stem.0.weight", "mask.head.weight"),
+    ),
+    Part("irn", "identity recovery network", "irn.safetensors", prefixes=("irn.",), source={}, alone="irn"),
+)  # fmt: skip
+
+PARAMS = (
+    FIDELITY,
+    Param("start", 400, "T': the noise that the recovered face is given before it is painted, of 1000", 1, 1000, 1),
+    Param("steps", 10, "Steps of the sampler, no more than there are noise levels up to T'", 1, 1000, 1),
+    Param(
+        "sampler", "dpm++",
+        "DPM-Solver++ (few steps), DDIM, or DDPM's random steps as in the paper (100 or more)",
+        choices=("dpm++", "ddim", "ddpm"),
+    ),
+    Param("start_from", "irn", "Begin from the recovered face, or from pure noise (Net1)", choices=("irn", "noise")),
+    Param("guidance", True, "Steer each step to the identity of the recovered face; off: Net2"),
+    Param("scale", 0.05, "How strongly to steer", 0.0, 10.0, 0.01),
+    Param("every", 1, "Steer at every n-th step only, which is faster", 1, 100, 1),
+    Param(
+        "gradient", "estimate",
+        "The gradient by the noisy face: with the estimated noise held (fast), or through the network as in the paper",
+        choices=("estimate", "network"),
+    ),
+    Param(
+        "masking", "learned",
+        "Where steering may act: as learnt (Net4), where the recovered face differs from the input (Eq. 8), everywhere "
+        "(none: Net3)",
+        choices=("learned", "difference", "none"),
+    ),
+    Param("delta", DELTA, "How much is different, in Eq. 8", 0.0, 1.0, 0.01),
+    Param(
+        "condition", "config",
+        "What the network sees beside the noisy face: what it was trained with, or x or the recovered face, where it "
+        "was trained with one of them",
+        choices=("config", "degraded", "irn"),
+    ),
+)  # fmt: skip
+
+METHOD = Method(
+    id="diffuse_restore",
+    title="Diffuse-and-Restore",
+    summary="Recovers who it is first, then paints the face anew from there by diffusion, steered back to that person "
+    "in the regions that matter.",
+    papers=(Paper("Diffuse and Restore (WACV 2024)", "", "Sec. 3"),),
+    configs=(
+        Config(
+            "compact", "Compact, embedded weights", 512, COMPACT,
+            embedded=("diffuse_restore_compact_diffusion", "diffuse_restore_compact_mask"),
+            shared={"irn.": "irn_compact"},
+        ),
+        Config("paper", "As in the paper, 512 px, for training", 512, PAPER, defaults=PRINTED),
+        Config("paper256", "As in the paper, 256 px, for training", 256, PAPER_256, defaults=PRINTED),
+    ),
+    build=build,
+    restore=restore,  # type: ignore[arg-type]
+    recognise=recognise,
+    params=PARAMS,
+    inputs=(Input("mask", MASK, "Where steering may act, in place of the mask that was chosen"),),
+    parts=PARTS,
+    stages={"ipc": "irn", "diffusion": "diffuse_restore_diffusion", "mask": "diffuse_restore_mask"},
+    guides=True,
+)  # fmt: skip

@@ -1,0 +1,103 @@
+"""LPIP-Diff: identity-preserving diffusion for face restoration, patch by patch.
+
+Source: Bai et al., "Identity-Preserving Diffusion for Face Restoration", ICASSP 2025. No code or weights were
+published; what the paper leaves open is said where it is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ...fidelity import FIDELITY
+from ...registry import Config, Method, Paper, Param, Part
+from .model import LPIPDiff
+from .picture import restore_picture
+from .restore import PATCH_BATCH, restore
+
+COMPACT = {
+    "irn": "compact",
+    "condition": "both",
+    "predicts": "residual",
+    "unet": {
+        "channels": 48, "mult": (1, 2, 3, 3), "blocks": 1, "attention": (8,), "head": 48, "residual_resample": False,
+        "fold": 4, "groups": 8,
+    },
+}  # fmt: skip
+"""The network of Diffuse-and-Restore's compact config, so that the training of one can begin from the other."""
+
+PAPER = {
+    "irn": None,
+    "condition": "degraded",
+    "predicts": "noise",
+    "unet": {
+        "channels": 128, "mult": (1, 1, 2, 3, 4), "blocks": 2, "attention": (8,), "scale_shift": False,
+        "residual_resample": False,
+    },
+}  # fmt: skip
+"""The paper names no network. Its sampling is that of WeatherDiffusion (arXiv:2207.14626), whose network for patches of
+128 px this is in size: a quarter of 512 px, as the paper has it."""
+
+
+def build(config: Config) -> LPIPDiff:
+    """Make the untrained network of a config."""
+    return LPIPDiff(**config.options)
+
+
+def recognise(keys: Collection[str]) -> str | None:
+    """Tell a config by keys that only it has."""
+    if any(key.startswith(("vq.", "mask.")) for key in keys):
+        return None
+    if "unet.input_blocks.14.0.in_layers.0.weight" in keys and "unet.input_blocks.3.0.op.weight" in keys:
+        return "paper"
+    if "unet.input_blocks.7.0.in_layers.0.weight" in keys and "unet.input_blocks.2.0.op.weight" in keys:
+        return "compact"
+    return None
+
+
+PARTS = (
+    Part(
+        "diffusion", "conditional diffusion model of patches", "lpip_diff_diffusion.safetensors",
+        prefixes=("unet.",), source={}, keys=("unet.time_embed.0.weight",),
+    ),
+    Part("irn", "identity recovery network", "irn.safetensors", prefixes=("irn.",), source={}, alone="irn"),
+)  # fmt: skip
+
+PARAMS = (
+    FIDELITY,
+    Param("steps", 8, "Steps of the sampler, no more than there are noise levels up to the start", 1, 1000, 1),
+    Param("sampler", "dpm++", "DPM-Solver++ (few steps), or DDIM as in the paper", choices=("dpm++", "ddim")),
+    Param(
+        "start", 400,
+        "The noise that the recovered face is given before it is painted; 1000 is noise alone, as in the paper",
+        1, 1000, 1,
+    ),
+    Param("patch", 0, "Side of the patches in pixels, a multiple of 32; 0: a quarter of a face crop's", 0, 4096, 16),
+    Param("overlap", 0.5, "How much of its side a patch shares with the next", 0.0, 0.9, 0.05),
+    Param("fusion", "mean", "How the estimates of overlapping patches are put together", choices=("mean", "median")),
+)  # fmt: skip
+
+METHOD = Method(
+    id="lpip_diff",
+    title="LPIP-Diff",
+    summary="Paints overlapping patches by diffusion and puts what it estimates together at each step: fine detail, no "
+    "seams, pictures of any size.",
+    papers=(Paper("LPIP-Diff (ICASSP 2025)", "", "Sec. II, Algorithm 2"),),
+    configs=(
+        Config(
+            "compact", "Compact, embedded weights", 512, COMPACT,
+            embedded=("lpip_diff_compact_diffusion",), shared={"irn.": "irn_compact"},
+        ),
+        Config(
+            "paper", "As in the paper, for training", 512, PAPER,
+            defaults={"steps": 25, "sampler": "ddim", "start": 1000},
+        ),
+    ),
+    build=build,
+    restore=restore,  # type: ignore[arg-type]
+    recognise=recognise,
+    params=PARAMS,
+    parts=PARTS,
+    stages={"diffusion": "lpip_diff_diffusion"},
+    patch_batch=PATCH_BATCH,
+    picture=restore_picture,
+)  # fmt: skip
