@@ -132,10 +132,11 @@ P = TypeVar("P", bound=PixelConfig)
 
 
 class PixelDiffusionStage(DiffusionStage[P], Generic[P]):
-    """Train f_theta(y_t, condition, t) to tell the noise in y_t, or the velocity where the config's network does."""
+    """Train f_theta(y_t, condition, t) to give what the config's network predicts."""
 
     terms: ClassVar[Mapping[str, str]] = {
         "noise": "|eps - f_theta(y_t, condition, t)|^2",
+        "velocity": "|v - f_theta(y_t, condition, t)|^2, v = alpha eps - sigma y_0, where the network predicts that",
         "residual": "EDM's loss of y_0 - g_phi(x), see bfr_core.networks.conditional_diffusion",
         "bound": "the variational bound of a step, for the variance where it is learnt (arXiv:2102.09672)",
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -182,7 +182,7 @@ def _unmeasured(why: str) -> InputMediaError:
     )
 
 
-_RECOGNISER = {"tool": "recogniser"}
+_RECOGNISER: dict[str, Any] = {"tool": "recogniser"}
 _FAN = {"tool": "fan", "needs": ("fan",)}
 _PAIRED = {"scope": "set", "needs": ("features_restored", "features_truth")}
 

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 
 def timestep_embedding(t: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
-    """Return the sinusoidal embedding of times t (B,), (B, dim) float32: cosines, then sines ("Attention Is All You
-    Need", Sec. 3.5)."""
+    """Return the sinusoidal embedding of times t (B,), (B, dim) float32: cosines, then sines (arXiv:1706.03762)."""
     half = dim // 2
     frequencies = torch.exp(-math.log(longest) / half * torch.arange(half, dtype=torch.float32, device=t.device))
     angles = t.float()[:, None] * frequencies
@@ -137,9 +136,7 @@ class UNet(nn.Module):
         px; folding squares of pixels is such a level, a strided convolution and its transpose, whose widest maps cost
         nothing."""
         embedding = 4 * channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        self.time_embed = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
 
         def residual(inp: int, out: int, resample: str = "") -> ResidualBlock:
             return ResidualBlock(inp, out, embedding, groups=groups, scale_shift=scale_shift, resample=resample)

@@ -33,7 +33,7 @@ class MaskConfig(PixelConfig):
     """Side that pictures are compared at where the recogniser's features stand in for LPIPS."""
 
 
-_TERMS = {"perceptual": 1.0, "identity": 0.5, "sparsity": 0.02}
+_TERMS = {"perceptual": 1.0, "identity": 0.5, "sparsity": 0.001}
 
 COMPACT = MaskConfig(
     phases=(RestorePhase("mask", 800, batch=2, lr=(2e-3, 2e-4), warmup=40, weights=_TERMS),),
