@@ -30,4 +30,4 @@ def dial(fidelity: float, perception: float, published: float, faithful: float, 
     low, high, share = (
         (perception, published, 2 * fidelity) if fidelity < 0.5 else (published, faithful, 2 * fidelity - 1)
     )
-    return low + share * (high - low) if linear else low ** (1 - share) * high**share
+    return (1 - share) * low + share * high if linear else low ** (1 - share) * high**share
