@@ -100,7 +100,8 @@ def _verified(path: Path, card: Card | None) -> str:
     else:
         state = load_state(path, sha256=card.sha256 if card else None)
     count = sum(tensor.numel() for tensor in state.values())
-    model = identify(state.keys()) or ("the embedded detector" if card else "no method of this package")
+    # A card says what its file is; layouts that two methods share do not.
+    model = f"{card.method}, {card.title}" if card else identify(state.keys()) or "no method of this package"
     return f"{model}, {count / 1e6:.2f} M numbers, all finite, sha256 {sha256_of(path)}"
 
 
