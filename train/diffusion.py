@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -165,6 +166,66 @@ class PixelDiffusionStage(DiffusionStage[P], Generic[P]):
             before = schedule.at((t - 1).clamp(min=0)).alpha.square()
             before = torch.where(t.view(-1, 1, 1, 1) > 0, before, torch.ones_like(before))
             terms["bound"] = losses.variational_bound(given[:, 3:], y0, y_t, estimate, kept, before)
+        return terms
+
+
+MASK_NEEDS = {
+    "vgg": FileNeed("VGG of the perceptual loss", required=False),
+    "heads": FileNeed("LPIPS heads of that VGG", required=False),
+}
+
+
+class MaskNet(nn.Module):
+    """A mask under the keys of the whole network."""
+
+    def __init__(self, mask: nn.Module) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, *seen: Tensor) -> Tensor:
+        return self.mask(*seen)
+
+
+class MaskStage(DiffusionStage[D], Generic[D]):
+    """Train where guidance may act, with everything else frozen; its config has `scale` and `perceptual_side`."""
+
+    pixel_layers: ClassVar[tuple[str, ...]] = ()
+    weaknesses: ClassVar[str] = "Trained for minutes with one recogniser; another may want another mask."
+
+    def __init__(self, config: D, files: Mapping[str, Path]) -> None:
+        super().__init__(config, files)
+        load_denoiser(self.whole, files["diffusion"])
+        side: int = config.perceptual_side  # type: ignore[attr-defined]
+        self.perceptual = losses.load_perceptual(files.get("vgg"), files.get("heads"), self.recogniser, side)
+        self.guide = IdentityGuide(self.recogniser, "recogniser of this run")
+        self.frozen.update(unet=self.whole.unet, perceptual=self.perceptual)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"net": MaskNet(get_method(self.method).build(self.chosen).mask)}  # type: ignore[arg-type]
+
+    def put(self, nets: Nets) -> nn.Module:
+        self.whole.mask = nets["net"].mask
+        return self.whole
+
+    def objectives(self) -> tuple[Objective, ...]:
+        return (Objective("mask", ("net",), self._mask),)
+
+    @abstractmethod
+    def _mask(self, nets: Nets, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Guide a noisy face through the mask, and judge what comes of it."""
+
+    def strength(self, step: Step) -> float:
+        """Draw how strongly this step guides, between both ends of `scale`, logarithmically."""
+        low, high = self.config.scale  # type: ignore[attr-defined]
+        return low * (high / low) ** torch.rand((), generator=step.generator, device=step.generator.device).item()
+
+    def judged(self, mask: Tensor, output: Tensor, truth: Tensor, step: Step) -> dict[str, Tensor]:
+        """Return the terms of a mask and the guided picture that came of it, (B, 3, H, W) in [0, 1]."""
+        terms = {"sparsity": losses.sparsity(mask)}
+        if step.weight("perceptual"):
+            terms["perceptual"] = self.perceptual(output, truth)
+        if step.weight("identity"):
+            terms["identity"] = losses.identity(self.recogniser, output, truth)
         return terms
 
 

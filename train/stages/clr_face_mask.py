@@ -8,17 +8,15 @@ from typing import ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
-from bfr_core.diffusion.guidance import IdentityGuide, steering, targets
-from bfr_core.registry import get_method
+from bfr_core.diffusion.guidance import steering, targets
 
-from .. import losses
 from ..config import STRICT, Positive
 from ..data import Batch
-from ..diffusion import DiffusionStage, load_denoiser, noise_like
+from ..diffusion import MASK_NEEDS, MaskStage, noise_like
 from ..pairs import FREE, RestorePhase
-from ..stage import FileNeed, Nets, Objective, Step
+from ..stage import FileNeed, Nets, Step
 from .clr_face_diffusion import VQ, LatentConfig, load_autoencoder
 
 
@@ -54,18 +52,7 @@ PAPER = MaskConfig(
 """The paper gives neither weights nor schedule; these are ours."""
 
 
-class MaskNet(nn.Module):
-    """f_M under the keys of the whole network."""
-
-    def __init__(self, mask: nn.Module) -> None:
-        super().__init__()
-        self.mask = mask
-
-    def forward(self, z0_hat: Tensor, zid: Tensor) -> Tensor:
-        return self.mask(z0_hat, zid)
-
-
-class LatentMaskStage(DiffusionStage[MaskConfig]):
+class LatentMaskStage(MaskStage[MaskConfig]):
     """Train M_l = f_M(z0_hat) with everything before and after it frozen."""
 
     title: ClassVar[str] = "Latent mask"
@@ -82,37 +69,20 @@ class LatentMaskStage(DiffusionStage[MaskConfig]):
     }
     configs: ClassVar[Mapping[str, MaskConfig]] = {"compact": COMPACT, "paper": PAPER}
     needs: ClassVar[Mapping[str, FileNeed]] = {
-        **DiffusionStage.needs,
+        **MaskStage.needs,
+        **MASK_NEEDS,
         "vq": VQ,
         "diffusion": FileNeed("denoiser: exported weights of clr_face.diffusion"),
-        "vgg": FileNeed("VGG of the perceptual loss", required=False),
-        "heads": FileNeed("LPIPS heads of that VGG", required=False),
     }
-    pixel_layers: ClassVar[tuple[str, ...]] = ()
-    weaknesses: ClassVar[str] = "Trained for minutes with one recogniser; another may want another mask."
 
     def __init__(self, config: MaskConfig, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)
         load_autoencoder(self.whole.vq, files["vq"], config.network)
-        load_denoiser(self.whole, files["diffusion"])
-        self.perceptual = losses.load_perceptual(
-            files.get("vgg"), files.get("heads"), self.recogniser, config.perceptual_side
-        )
-        self.frozen.update(vq=self.whole.vq, unet=self.whole.unet, perceptual=self.perceptual)
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {"net": MaskNet(get_method(self.method).build(self.chosen).mask)}  # type: ignore[arg-type]
-
-    def put(self, nets: Nets) -> nn.Module:
-        self.whole.mask = nets["net"].mask
-        return self.whole
-
-    def objectives(self) -> tuple[Objective, ...]:
-        return (Objective("mask", ("net",), self._mask),)
+        self.frozen["vq"] = self.whole.vq
 
     def _mask(self, nets: Nets, batch: Batch, step: Step) -> dict[str, Tensor]:
         whole, config, truth = self.whole, self.config, batch["truth"]
-        guide = IdentityGuide(self.recogniser, "recogniser of this run")
+        guide = self.guide
         with torch.no_grad():
             x_id = self.recovered(batch["low"])
             z0, zd, zid = (whole.encode(picture * 2 - 1) for picture in (truth, batch["low"], x_id))
@@ -120,21 +90,18 @@ class LatentMaskStage(DiffusionStage[MaskConfig]):
             sigma = (config.sigma_mean + config.sigma_std * drawn).exp().to(z0)
             noisy = z0 + sigma.view(-1, 1, 1, 1) * noise_like(z0, step.generator)
             estimate = whole.denoise(noisy, whole.condition(zd, zid), sigma)
-        low, high = config.scale
-        strength = low * (high / low) ** torch.rand((), generator=step.generator, device=step.generator.device).item()
         gradient = steering(
-            guide, estimate, targets(guide, x_id), scale=strength, picture=lambda z: (whole.decode(z) + 1) / 2
+            guide,
+            estimate,
+            targets(guide, x_id),
+            scale=self.strength(step),
+            picture=lambda z: (whole.decode(z) + 1) / 2,
         )
         mask = nets["net"](estimate, zid)
         # The update of the clean estimate that every sampler makes, see bfr_core.methods.clr_face.restore.
         steered = estimate - sigma.square().view(-1, 1, 1, 1) * mask * gradient
         output = (whole.decode(steered) + 1) / 2
-        terms = {"sparsity": losses.sparsity(mask)}
-        if step.weight("perceptual"):
-            terms["perceptual"] = self.perceptual(output, truth)
-        if step.weight("identity"):
-            terms["identity"] = losses.identity(self.recogniser, output, truth)
-        return terms
+        return self.judged(mask, output, truth, step)
 
 
 STAGE = LatentMaskStage

@@ -134,26 +134,25 @@ class VqStage(Stage[VqConfig]):
         self.options = get_method("clr_face").config(config.network).options["vq"]
         self.recogniser = losses.recogniser_of(files)
         self.perceptual = None
-        if any(phase.weights.get("perceptual") for phase in config.phases):
+        if self._weighs("perceptual"):
             self.perceptual = losses.load_perceptual(files.get("vgg"), files.get("heads"), self.recogniser)
             self.frozen["perceptual"] = self.perceptual
         self.frozen["recogniser"] = self.recogniser
 
     def networks(self) -> dict[str, nn.Module]:
         nets: dict[str, nn.Module] = {"net": VqNet(self.options)}
-        if any(phase.weights.get("adversarial") for phase in self.config.phases):
+        if self._weighs("adversarial"):
             nets["discriminator"] = PatchDiscriminator(self.config.critic_channels)
         return nets
 
     def objectives(self) -> tuple[Objective, ...]:
         reconstruct = Objective("reconstruct", ("net",), self._reconstruct)
         judge = Objective("judge", ("discriminator",), self._judge, needs="adversarial", optimiser="adamw")
-        return (reconstruct, judge) if "discriminator" in self.networks_named() else (reconstruct,)
+        return (reconstruct, judge) if self._weighs("adversarial") else (reconstruct,)
 
-    def networks_named(self) -> tuple[str, ...]:
-        """Return the names of the networks without building them."""
-        sharp = any(phase.weights.get("adversarial") for phase in self.config.phases)
-        return ("net", "discriminator") if sharp else ("net",)
+    def _weighs(self, term: str) -> bool:
+        """Tell whether any phase uses a term."""
+        return any(phase.weights.get(term) for phase in self.config.phases)
 
     def _reconstruct(self, nets: Nets, batch: Batch, step: Step) -> dict[str, Tensor]:
         net: VQAutoencoder = nets["net"].vq  # type: ignore[assignment]

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
-from bfr_core.diffusion.guidance import IdentityGuide, steering, targets
+from bfr_core.diffusion.guidance import steering, targets
 from bfr_core.diffusion.levels import q_sample
 from bfr_core.methods.diffuse_restore.mask import DELTA, changed
-from bfr_core.registry import get_method
 
-from .. import losses
 from ..config import STRICT, Positive
 from ..data import Batch
-from ..diffusion import DiffusionStage, PixelConfig, load_denoiser, noise_like
+from ..diffusion import MASK_NEEDS, MaskStage, PixelConfig, noise_like
 from ..pairs import FREE, RestorePhase
-from ..stage import FileNeed, Nets, Objective, Step
+from ..stage import FileNeed, Nets, Step
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -57,18 +54,7 @@ PAPER = MaskConfig(
 """The paper gives neither weights nor schedule, and no constraint on the size of M; the first two are ours."""
 
 
-class MaskNet(nn.Module):
-    """The sub-branch under the keys of the whole network."""
-
-    def __init__(self, mask: nn.Module) -> None:
-        super().__init__()
-        self.mask = mask
-
-    def forward(self, m_prime: Tensor, x: Tensor) -> Tensor:
-        return self.mask(m_prime, x)
-
-
-class RegionMaskStage(DiffusionStage[MaskConfig]):
+class RegionMaskStage(MaskStage[MaskConfig]):
     """Train M, which the sub-branch predicts of [M', x]."""
 
     title: ClassVar[str] = "Region mask"
@@ -84,35 +70,14 @@ class RegionMaskStage(DiffusionStage[MaskConfig]):
     }
     configs: ClassVar[Mapping[str, MaskConfig]] = {"compact": COMPACT, "paper": PAPER}
     needs: ClassVar[Mapping[str, FileNeed]] = {
-        **DiffusionStage.needs,
+        **MaskStage.needs,
+        **MASK_NEEDS,
         "diffusion": FileNeed("denoiser: exported weights of diffuse_restore.diffusion"),
-        "vgg": FileNeed("VGG of the perceptual loss", required=False),
-        "heads": FileNeed("LPIPS heads of that VGG", required=False),
     }
-    pixel_layers: ClassVar[tuple[str, ...]] = ()
-    weaknesses: ClassVar[str] = "Trained for minutes with one recogniser; another may want another mask."
-
-    def __init__(self, config: MaskConfig, files: Mapping[str, Path]) -> None:
-        super().__init__(config, files)
-        load_denoiser(self.whole, files["diffusion"])
-        self.perceptual = losses.load_perceptual(
-            files.get("vgg"), files.get("heads"), self.recogniser, config.perceptual_side
-        )
-        self.frozen.update(unet=self.whole.unet, perceptual=self.perceptual)
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {"net": MaskNet(get_method(self.method).build(self.chosen).mask)}  # type: ignore[arg-type]
-
-    def put(self, nets: Nets) -> nn.Module:
-        self.whole.mask = nets["net"].mask
-        return self.whole
-
-    def objectives(self) -> tuple[Objective, ...]:
-        return (Objective("mask", ("net",), self._mask),)
 
     def _mask(self, nets: Nets, batch: Batch, step: Step) -> dict[str, Tensor]:
         whole, config, truth = self.whole, self.config, batch["truth"]
-        guide = IdentityGuide(self.recogniser, "recogniser of this run")
+        guide = self.guide
         y0, x = truth * 2 - 1, batch["low"] * 2 - 1
         t = torch.randint(config.latest, (len(y0),), generator=step.generator, device=step.generator.device)
         level = whole.schedule.at(t)
@@ -122,22 +87,14 @@ class RegionMaskStage(DiffusionStage[MaskConfig]):
             condition = whole.condition(x, x_irn)
             given = whole.unet(torch.cat([y_t, condition], dim=1), level.t)[:, :3]
             said = whole.estimated(y_t, given, condition, level)
-        low, high = config.scale
-        strength = low * (high / low) ** torch.rand((), generator=step.generator, device=step.generator.device).item()
-        # By y_t with the noise held, as bfr_core.methods.diffuse_restore restores by default.
         gradient = steering(
-            guide, y_t, targets(guide, (x_irn + 1) / 2), scale=strength,
+            guide, y_t, targets(guide, (x_irn + 1) / 2), scale=self.strength(step),
             picture=lambda free: ((free - level.sigma * said.noise) / level.alpha + 1) / 2,
         )  # fmt: skip
         mask = nets["net"](changed(x, x_irn, DELTA), x)
         steered = said.clean.clamp(-1, 1) - level.sigma.square() / level.alpha * mask * gradient
         output = (steered + 1) / 2
-        terms = {"sparsity": losses.sparsity(mask)}
-        if step.weight("perceptual"):
-            terms["perceptual"] = self.perceptual(output, truth)
-        if step.weight("identity"):
-            terms["identity"] = losses.identity(self.recogniser, output, truth)
-        return terms
+        return self.judged(mask, output, truth, step)
 
 
 STAGE = RegionMaskStage
