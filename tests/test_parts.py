@@ -590,10 +590,10 @@ def test_a_config_without_weights_says_where_they_are_published():
 
 def test_a_config_may_have_several_embedded_files(tmp_path, monkeypatch, capsys):
     state, names = {key: value.half().float() for key, value in draw().items()}, ("tiny_a", "tiny_b", "tiny_c")
-    card = {"title": "t", "images": "faces; CC0", "images_seen": 1, "command": "c", "metrics": {}, "weaknesses": "w"}
-    for name, part in zip(names, STAND_IN.parts, strict=True):
+    card = {"images": "faces; CC0", "images_seen": 1, "command": "c", "metrics": {}, "weaknesses": "w"}
+    for name, title, part in zip(names, TITLES, STAND_IN.parts, strict=True):
         own = {key: value for key, value in state.items() if part.holds(key)}
-        write_weights(tmp_path / f"{name}.safetensors", own, method="stand_in", config="tiny", **card)
+        write_weights(tmp_path / f"{name}.safetensors", own, method="stand_in", config="tiny", title=title, **card)
     config = dataclasses.replace(STAND_IN.configs[0], name="tiny", embedded=names)
     method = dataclasses.replace(STAND_IN, configs=(config,), recognise=lambda keys: None)
     for module in (registry, parts, folders, cli_models):
@@ -606,7 +606,7 @@ def test_a_config_may_have_several_embedded_files(tmp_path, monkeypatch, capsys)
     assert main(["models", "list"]) == 0 and main(["models", "verify"]) == 0
     listed, *checked = [line for line in capsys.readouterr().out.splitlines() if "tiny" in line or "large" in line]
     assert "weights MIT, trained on faces; CC0" in listed
-    assert [line.split("Stand-in, ")[1].split(", ")[0] for line in checked] == list(TITLES)
+    assert [line.split("stand_in, ")[1].split(", ")[0] for line in checked] == list(TITLES)
     (tmp_path / "tiny_b.safetensors").write_bytes(b"")
     with pytest.raises(WeightsError, match="tiny_b"):
         load_restorer("stand_in")
