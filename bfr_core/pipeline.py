@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,7 @@ from .types import Face, FaceCrop, FaceReport, RestoreReport
 
 if TYPE_CHECKING:
     from .faces.detect import Detector
+    from .faces.people import DriftGate, People
 
 _GRAY_TOLERANCE = 2.5 / 255
 """Channels of a gray picture differ by no more than JPEG's rounding."""
@@ -42,6 +43,10 @@ class Options:
     """Restore this many of the largest faces; 0 for all."""
     min_size: float = 16.0
     """Leave faces smaller than this many pixels: there is nothing in them to restore from."""
+    people: People | None = None
+    """Whom to restore, chosen among the faces that are large enough and before the largest are counted."""
+    gate: DriftGate | None = None
+    """Which restored faces to take back."""
     feather: float = FEATHER
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -166,10 +171,10 @@ def restore_frame(
     )
     clock = _Clock(report.seconds)
     if aligned:
-        crops = [whole_crop(frame.clamp(0, 1), restorer.size)]
         report.detector = "aligned"
-        found: list[Face] = [crops[0].face]
-        reasons: dict[int, str] = {}
+        crop = whole_crop(frame.clamp(0, 1), restorer.size)
+        found: list[Face] = [crop.face]
+        chosen = _choose([crop.face], lambda _: [crop], replace(options, min_size=0.0))
     else:
         if faces is None:
             if detector is None:
@@ -186,9 +191,10 @@ def restore_frame(
             report.detector = "given"
         clock.lap("detect")
         found = list(faces)
-        chosen, reasons = select_faces(found, max_faces=options.max_faces, min_size=options.min_size)
-        crops = align_faces(frame.clamp(0, 1), chosen, restorer.size, frame_index=frame_index)
+        inside = frame.clamp(0, 1)
+        chosen = _choose(found, lambda some: align_faces(inside, some, restorer.size, frame_index=frame_index), options)
         clock.lap("align")
+    crops = list(chosen.crops.values())
     images = (
         torch.stack([crop.image for crop in crops]) if crops else frame.new_zeros(0, 3, restorer.size, restorer.size)
     )
@@ -196,29 +202,92 @@ def restore_frame(
     inputs: dict[str, Tensor] = {}
     if masked and mask is not None and crops:
         inputs[masked] = torch.stack([sample(mask[None], crop.matrix, restorer.size).clamp(0, 1) for crop in crops])
-    restored = list(restorer.restore(images, seeds=seeds, settings=options.settings, inputs=inputs, runtime=runtime))
-    restored = [_keep_gray(crop.image, face) for crop, face in zip(crops, restored, strict=True)]
+    made = restorer.restore(images, seeds=seeds, settings=options.settings, inputs=inputs, runtime=runtime)
+    restored = {
+        index: _keep_gray(crop.image, face) for (index, crop), face in zip(chosen.crops.items(), made, strict=True)
+    }
     clock.lap("restore")
-    if aligned:
-        image, mask = _blend_whole(frame, restored[0], options.strength)
+    if options.gate:
+        _take_back(options.gate, chosen, restored, options.strength)
+        clock.lap("gate")
+    crops, results = list(chosen.crops.values()), list(restored.values())
+    if not aligned:
+        image, mask = composite(frame, crops, results, strength=options.strength, feather=options.feather)
+    elif crops:
+        image, mask = _blend_whole(frame, results[0], options.strength)
     else:
-        image, mask = composite(frame, crops, restored, strength=options.strength, feather=options.feather)
+        image, mask = frame.clone(), torch.zeros(frame.shape[-2:])
     clock.lap("composite")
-    scales = iter(crops)
-    for index, face in enumerate(found):
-        kept = index in reasons
-        report.faces.append(
-            FaceReport(
-                frame_index,
-                index,
-                tuple(round(float(value), 2) for value in face.box),  # type: ignore[arg-type]
-                round(face.score, 4),
-                0.0 if kept else round(next(scales).scale, 4),
-                "kept" if kept else "restored",
-                reasons.get(index, ""),
-            )
+    report.faces = [chosen.report(frame_index, index, face) for index, face in enumerate(found)]
+    if options.people and chosen.likeness and not images.numel():
+        # In this report alone: the run's notes are shared by all frames of a batch.
+        nearest = max(chosen.likeness.values())
+        report.notes = [*runtime.notes, f"Nobody here is to be restored; the likeness of the nearest is {nearest:.3f}"]
+    return Restored(image, mask, crops, results, report)
+
+
+@dataclass(slots=True)
+class _Chosen:
+    """What is to be done to the faces of a picture, all by their index in it."""
+
+    crops: dict[int, FaceCrop]
+    """Of the faces to restore."""
+    reasons: dict[int, str]
+    """Why the others are left."""
+    likeness: dict[int, float] = field(default_factory=dict)
+    drift: dict[int, float] = field(default_factory=dict)
+
+    def report(self, frame_index: int, index: int, face: Face) -> FaceReport:
+        """Return what the report says of a face."""
+        likeness, drift = (
+            None if known is None else round(known, 4) for known in (self.likeness.get(index), self.drift.get(index))
         )
-    return Restored(image, mask, crops, restored, report)
+        crop = self.crops.get(index)
+        return FaceReport(
+            frame_index,
+            index,
+            tuple(round(float(value), 2) for value in face.box),  # type: ignore[arg-type]
+            round(face.score, 4),
+            round(crop.scale, 4) if crop else 0.0,
+            "restored" if crop else "kept",
+            self.reasons.get(index, ""),
+            likeness,
+            drift,
+        )
+
+
+def _choose(found: Sequence[Face], align: Callable[[list[Face]], list[FaceCrop]], options: Options) -> _Chosen:
+    """Choose whom to restore, and cut out no face that nobody looks at."""
+    limits = {"min_size": options.min_size, "max_faces": options.max_faces}
+    if options.people is None:
+        faces, reasons = select_faces(found, **limits)
+        there = [index for index in range(len(found)) if index not in reasons]
+        return _Chosen(dict(zip(there, align(faces), strict=True)), reasons)
+    candidates, reasons = select_faces(found, min_size=options.min_size)
+    there = [index for index in range(len(found)) if index not in reasons]
+    crops = dict(zip(there, align(candidates), strict=True))
+    images = [crop.image for crop in crops.values()]
+    likeness = dict(zip(there, options.people.find(torch.stack(images)) if images else (), strict=True))
+    reasons |= {index: known.reason for index, known in likeness.items() if known.reason}
+    _, reasons = select_faces(found, **limits, left=reasons)
+    return _Chosen(
+        {index: crop for index, crop in crops.items() if index not in reasons},
+        reasons,
+        {index: known.cosine for index, known in likeness.items()},
+    )
+
+
+def _take_back(gate: DriftGate, chosen: _Chosen, restored: dict[int, Tensor], strength: float) -> None:
+    """Leave out the faces that restoring, at this strength, moved too far from who they were."""
+    if not restored:
+        return
+    before = torch.stack([crop.image for crop in chosen.crops.values()])
+    after = torch.lerp(before, torch.stack(list(restored.values())), strength)
+    for index, (moved, reason) in zip(list(restored), gate.judge(before, after), strict=True):
+        chosen.drift[index] = moved
+        if reason:
+            chosen.reasons[index] = reason
+            del chosen.crops[index], restored[index]
 
 
 def restore_whole(
@@ -230,13 +299,13 @@ def restore_whole(
 
     Raises:
         InputMediaError: the frame cannot be used.
-        SettingsError: an option is out of range, or the method restores faces only.
+        SettingsError: an option is out of range or needs faces, or the method restores faces only.
         RestoreError: the method failed.
     """
     options, runtime = options or Options(), runtime or Runtime()
     options.check()
     check_frame(frame)
-    whole = whole_picture(restorer.method)
+    whole = whole_picture(restorer.method, options)
     report = RestoreReport(
         restorer.method.id, restorer.config.name, "whole", options.seed, options.strength, notes=runtime.notes
     )
@@ -249,12 +318,20 @@ def restore_whole(
     return Restored(image, torch.full(frame.shape[-2:], options.strength), [], [], report)
 
 
-def whole_picture(method: Method) -> Callable[..., Tensor]:
+def whole_picture(method: Method, options: Options) -> Callable[..., Tensor]:
     """Return how a method restores a whole picture.
 
     Raises:
-        SettingsError: it restores faces only.
+        SettingsError: it restores faces only, or the options choose among faces.
     """
+    if options.people or options.gate:
+        asked = "to choose people" if options.people else "to take back faces that drift"
+        raise SettingsError(
+            "A whole picture is restored without looking at its faces",
+            found=f"a whole picture was asked for, and {asked}; expected one of the two",
+            kept="The picture is unchanged",
+            todo="Leave out --whole, or else --only, --except and --max-drift",
+        )
     if method.picture is None:
         able = ", ".join(other.id for other in methods().values() if other.picture)
         raise SettingsError(

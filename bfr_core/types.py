@@ -82,6 +82,10 @@ class FaceReport:
     scale: float
     action: FaceAction
     reason: str = ""
+    likeness: float | None = None
+    """Cosine to the nearest of the people asked for, or else of those to leave alone; None where nobody was named."""
+    drift: float | None = None
+    """How far restoring moved the identity, see `faces.identity.drift`; None where nobody asked, or not restored."""
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from .compat import boxes_input, boxes_output, io, option, schema
 from .detect import resolve_faces
 from .host import check_cancel, join_image, runtime, split_image, to_host
 from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_choices, restorer_files
+from .people import person_in
 from .types import CATEGORY, KINDS, DetectorSocket, Faces, FacesSocket, RestorerSocket
 
 SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
@@ -97,6 +98,11 @@ class RestoreFaces(io.ComfyNode):
                 DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
                 FacesSocket.Input("faces", optional=True, tooltip="From Detect Faces: restore these only"),
                 boxes_input("boxes", "Restore the faces in these boxes only; used where no faces are connected"),
+                io.Image.Input(
+                    "person", optional=True,
+                    tooltip="A photo: restore only the person in it, told by the embedded recogniser. Select Person "
+                    "has more to choose",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The images with their faces restored"),
@@ -120,15 +126,19 @@ class RestoreFaces(io.ComfyNode):
         detector: Any = None,
         faces: Faces | None = None,
         boxes: Any = None,
+        person: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Restore every frame."""
         frames, alpha = split_image(image)
         loaded = restorer or get_restorer(method)
-        if faces is None:
+        if faces is None or person is not None:
             detector = detector or get_detector()
+        people = None if person is None else person_in(person, detector)
         found = resolve_faces(frames, detector, faces, boxes, threshold)
-        options = Options(strength=strength, seed=seed, max_faces=max_faces, min_size=min_size)
-        total = sum(len(select_faces(there, max_faces=max_faces, min_size=min_size)[0]) for there in found)
+        options = Options(strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people)
+        # With a person, as many as there may be: who is who is seen frame by frame.
+        counts = [len(select_faces(there, max_faces=max_faces, min_size=min_size)[0]) for there in found]
+        total = sum(counts)
         run = runtime(loaded.managed, total)
         done = 0
         host_progress = run.on_progress
@@ -143,7 +153,9 @@ class RestoreFaces(io.ComfyNode):
             if faces is None and boxes is None:
                 result.report.detector = detector.name
             reports.append(result.report.to_dict())
-            done += len(result.crops)
+            done += counts[index]
+            if len(result.crops) < counts[index]:
+                host_progress(done, total)
         report = json.dumps(reports, indent=1)
         return io.NodeOutput(join_image(out, alpha), to_host(masks), core_boxes.from_faces(found), report)
 

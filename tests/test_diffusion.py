@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bfr_core.diffusion.guidance import every_kth
 from bfr_core.diffusion.levels import CLEAN, Level, following, posterior, q_sample, transition
 from bfr_core.diffusion.patches import fused, positions
 from bfr_core.diffusion.predictions import (
@@ -22,9 +23,7 @@ from bfr_core.diffusion.predictions import (
     edm_scaling,
     from_clean,
     from_noise,
-    from_velocity,
     learned_variance,
-    velocity,
 )
 from bfr_core.diffusion.samplers import SAMPLERS, ddim, ddpm, dpm_solver_pp, euler, heun
 from bfr_core.diffusion.schedules import cosine, karras, linear
@@ -197,13 +196,7 @@ def test_all_kinds_of_prediction_recover_picture_and_noise(x0, noise, t, rows):
         given_level = SimpleNamespace(alpha=alpha, sigma=sigma)
     x = q_sample(picture, given_level, eps)
     assert x.item() == pytest.approx(math.sqrt(ABAR[t]) * x0 + math.sqrt(1 - ABAR[t]) * noise, abs=1e-9)
-    v = velocity(picture, eps, given_level)
-    assert v.item() == pytest.approx(math.sqrt(ABAR[t]) * noise - math.sqrt(1 - ABAR[t]) * x0, abs=1e-9)
-    for said in (
-        from_noise(x, eps, given_level),
-        from_clean(x, picture, given_level),
-        from_velocity(x, v, given_level),
-    ):
+    for said in (from_noise(x, eps, given_level), from_clean(x, picture, given_level)):
         assert said.clean.item() == pytest.approx(x0, abs=1e-9)
         assert said.noise.item() == pytest.approx(noise, abs=1e-9)
 
@@ -557,6 +550,46 @@ def test_a_guide_shifts_the_clean_estimate(name):
         ]
         wanted = -(level.sigma**2) / level.alpha * gradient.numpy()
         np.testing.assert_allclose((ends[1] - ends[0]).numpy(), wanted, rtol=1e-9)
+
+
+def test_a_guide_is_asked_at_every_kth_of_its_levels_and_held_between():
+    levels, x, asked = DDPM.levels(8), drawn(1, 1, 2, 2), []
+
+    def guided(x: Tensor, level: Level) -> Prediction:
+        asked.append(level)
+        return replace(Gaussian()(x, level), gradient=torch.full_like(x, level.t))
+
+    predict = every_kth(guided, Gaussian(), levels[1:6], 3)
+    brought = [predict(x, level).gradient for level in levels]
+    assert asked == [levels[1], levels[4]]
+    wanted = [None, levels[1].t, levels[1].t, levels[1].t, levels[4].t, levels[4].t, None, None]
+    assert [None if gradient is None else gradient[0, 0, 0, 0].item() for gradient in brought] == wanted
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("name", ["ddim", "heun", "dpm++"])
+def test_a_guide_who_is_asked_seldom_steers_as_far_as_one_who_is_always_asked(name, k):
+    """More steps bring the chain to the flow of the other target itself, as far off as a held gradient is old."""
+    one, other, errors = Gaussian(-0.5, 0.4), Gaussian(0.7, 0.1), []
+    for steps in (40, 80, 160):
+        levels, seen = vp(karras(steps, 10.0, 0.01, rho=3.0)), []
+
+        def guided(x: Tensor, level: Level) -> Prediction:
+            return replace(one(x, level), gradient=one.score(x, level) - other.score(x, level))
+
+        def plain(x: Tensor, level: Level) -> Prediction:
+            return one(x, level)
+
+        predict = every_kth(guided, plain, levels, k)
+        x = drawn(1, 1, 4, 4) * levels[0].sigma
+        SAMPLERS[name](
+            lambda x, level, seen=seen, predict=predict: seen.append(x) or predict(x, level),
+            x, levels, draw=lambda index: pytest.fail("drew noise"),
+        )  # fmt: skip
+        errors.append((seen[-1] - other.flow(x, levels[0], levels[-1])).abs().max().item())
+    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
+    assert all(found > 0.8 for found in orders), orders
+    assert errors[-1] < 0.03 * k, errors
 
 
 # Patches

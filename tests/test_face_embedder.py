@@ -11,7 +11,6 @@ from marks import opens_pickles
 from torch import nn
 
 from bfr_core.degrade.chain import degrade, fixed
-from bfr_core.errors import InputMediaError
 from bfr_core.faces.align import align_face
 from bfr_core.faces.detect import load_detector
 from bfr_core.faces.identity import (
@@ -19,10 +18,11 @@ from bfr_core.faces.identity import (
     drift,
     embed,
     embedded_recogniser,
+    identities,
     identity_cosine,
     load_recogniser,
-    most_alike,
 )
+from bfr_core.faces.people import People
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.metrics.verification import accepted_at, agreement, roc_area, verification
 from bfr_core.networks.face_detector import fold
@@ -135,24 +135,20 @@ def test_it_is_loaded_once_and_can_guide_whoever_asked_first():
 def test_a_degraded_astronaut_is_still_more_herself_than_anybody_else(astronaut, people):
     recogniser = embedded_recogniser()
     worse = tensor(degrade(to_array(astronaut), fixed(8, jpeg_quality=60)))
-    choice, cosines = most_alike(recogniser, torch.cat([people, worse]), astronaut)
-    assert choice == len(people)
-    assert cosines[-1] > cosines[:-1].max()
+    wanted = People.of(recogniser, "embedded", only=identities(recogniser, astronaut))
+    found = wanted.find(torch.cat([people, worse]))
+    assert [not face.reason for face in found] == [False] * len(people) + [True]
+    assert found[-1].cosine > max(face.cosine for face in found[:-1])
 
 
 def test_selection_by_a_reference_finds_everybody(people):
     """Each shrunk to an eighth, among all the others as they are."""
     recogniser = embedded_recogniser()
     views = nn.functional.interpolate(people, scale_factor=0.125, mode="area")
-    found = [most_alike(recogniser, people, view[None])[0] for view in views]
-    assert found == list(range(len(people)))
-
-
-def test_selection_without_a_face_is_refused(astronaut):
-    with pytest.raises(InputMediaError, match="found 0 faces and 1 references"):
-        most_alike(embedded_recogniser(), astronaut[:0], astronaut)
-    with pytest.raises(InputMediaError, match="found 1 faces and 2 references"):
-        most_alike(embedded_recogniser(), astronaut, astronaut.repeat(2, 1, 1, 1))
+    vectors = identities(recogniser, views)
+    for number, vector in enumerate(vectors):
+        found = People.of(recogniser, "embedded", only=vector[None]).find(people)
+        assert [n for n, face in enumerate(found) if not face.reason] == [number]
 
 
 def test_drift_grows_with_the_damage_and_is_nought_without(astronaut, people):

@@ -28,8 +28,8 @@ OPTIONS = {
         "unet": UNET,
         "condition": "both",
     },
-    "diffuse_restore": {"unet": {**UNET, "fold": 4}, "condition": "both", "predicts": "velocity"},
-    "lpip_diff": {"unet": {**UNET, "fold": 4}, "irn": "compact", "condition": "both", "predicts": "velocity"},
+    "diffuse_restore": {"unet": {**UNET, "fold": 4}, "condition": "both"},
+    "lpip_diff": {"unet": {**UNET, "fold": 4}, "irn": "compact", "condition": "both", "predicts": "residual"},
 }
 """Of the three methods, in test size."""
 DEFAULTS = {

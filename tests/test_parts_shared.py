@@ -19,7 +19,7 @@ from bfr_core.cli import restore as cli_restore
 from bfr_core.errors import WeightsError
 from bfr_core.registry import Config, Method, Part, identify
 from bfr_core.restorer import load_restorer
-from bfr_core.weights import cards, folders, parts, sha256_of
+from bfr_core.weights import cards, folders, origin, parts, read_origin, sha256_of
 from train.export import write_weights
 
 
@@ -92,7 +92,7 @@ def under_irn(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def only_these(monkeypatch, tmp_path_factory):
     """The declared methods, with embedded weights: the mask and the U-Net of one, the whole of the other."""
     known = {"painter": PAINTER, "patches": PATCHES, "recover": RECOVER}
-    for module in (registry, parts, folders, cli_models, restorer_module):
+    for module in (registry, origin, parts, folders, cli_models, restorer_module):
         monkeypatch.setattr(module, "methods", lambda: known)
     monkeypatch.setattr(cli_restore, "methods", lambda: METHODS)  # its options are those of a declared method
     folder = tmp_path_factory.mktemp("embedded")
@@ -208,6 +208,58 @@ def test_layouts_in_common_are_all_named_and_the_network_that_has_all_of_a_file_
     assert main(["models", "verify", str(theirs)]) == 0
     told = capsys.readouterr().out
     assert "Recover, config tiny" in told and sha256_of(theirs) in told
+
+
+def trained(path: Path, tensors: Mapping[str, Tensor], method: str, title: str) -> Path:
+    """Write a file as training does, without its card."""
+    facts = {"config": "small", "images": "i", "images_seen": 1, "command": "c", "metrics": {}, "weaknesses": "w"}
+    write_weights(path, tensors, dtype="float32", method=method, title=title, **facts)
+    path.with_suffix(".json").unlink()
+    return path
+
+
+def test_a_file_that_says_whose_it_is_serves_no_other_method_of_its_layout(tmp_path, capsys):
+    theirs = trained(tmp_path / "theirs.safetensors", some(state(1), "unet."), "patches", "Patch model")
+    with pytest.raises(WeightsError, match="weights of Patches, Patch model, config small; exp") as caught:
+        load_restorer("painter", weights=theirs)
+    assert caught.value.kept and caught.value.todo
+    with pytest.raises(WeightsError, match=r"lacks its diffusion model.* 1 files of other models"):
+        load_restorer("painter", weights=tmp_path)
+    mine = trained(tmp_path / "mine.safetensors", some(state(2), "unet."), "painter", "Painting model")
+    recover = trained(tmp_path / "irn.safetensors", alone(3), "recover", "Recovery")
+    restorer = load_restorer("painter", weights=tmp_path)  # by keys alone both files could be its own
+    assert same(restorer.net, some(state(2), "unet."), some(state(100), "mask."), under_irn(alone(3)))
+    assert same(load_restorer("patches", weights=theirs).net, some(state(1), "unet."), under_irn(alone(3)))
+    assert main(["models", "verify", str(theirs), str(mine), str(recover)]) == 0
+    told = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()]
+    wanted = ("Patches, Patch model, config small", "Painter, Painting model, config small")
+    assert all(line.startswith(words) for line, words in zip(told, (*wanted, "Recover, Recovery, config"), strict=True))
+
+
+def test_what_a_file_says_of_itself_goes_with_it_when_it_is_converted(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    mine = trained(folder / "a.safetensors", some(state(1), "unet."), "painter", "Painting model")
+    out = tmp_path / "half.safetensors"
+    assert main(["models", "convert", str(mine), "-o", str(out), "--dtype", "float16"]) == 0
+    assert read_origin(out) == read_origin(mine) == origin.Origin("painter", "small", "Painting model")
+    trained(folder / "b.safetensors", some(state(1), "mask."), "painter", "Mask")
+    assert main(["models", "convert", str(folder), "-o", str(tmp_path / "apart")]) == 0
+    assert read_origin(tmp_path / "apart" / MASK.file).title == "Mask"
+    assert main(["models", "convert", str(folder), "-o", str(out)]) == 0
+    assert read_origin(out) is None  # its parts say different things; what it is, its keys tell
+    assert same(load_restorer("painter", weights=out).net, some(state(1), "unet.", "mask."), under_irn(alone(101)))
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"bfr.method": "painter"}, {"method": "patches"}])
+def test_files_that_say_nothing_are_told_by_their_keys(tmp_path, metadata):
+    path = tmp_path / "mine.safetensors"
+    save_file(some(state(1), "unet."), path, metadata)
+    assert read_origin(path) is None
+    assert load_restorer("painter", weights=path).source.startswith(str(path))
+    assert read_origin(tmp_path / "none.safetensors") is None
+    path.write_bytes(b"damaged")
+    assert read_origin(path) is None
 
 
 def test_a_folder_belongs_to_the_network_that_all_its_files_are_parts_of(tmp_path):

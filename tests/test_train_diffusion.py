@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 import torch
 from marks import opens_pickles
-from PIL import Image
 from scipy.stats import norm
-from skimage.data import astronaut
 from tiny_diffusion import declare
+from train_command import exported, few_faces, train
 
-import train.__main__ as command
 from bfr_core.restorer import load_restorer
 from bfr_core.runtime import Runtime
-from bfr_core.weights import load_state
+from bfr_core.weights import load_state, read_origin
 from train import losses
-from train.checkpoint import Checkpoints
 from train.diffusion import patches
 
 pytestmark = opens_pickles
@@ -32,38 +29,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("faces")
-    for index in range(4):
-        top, left = 6 * index, 150 + 9 * index
-        Image.fromarray(astronaut()[top : top + 192, left : left + 192]).resize((64, 64)).save(folder / f"{index}.png")
-    (folder / "LICENCE.txt").write_text("CC0\n")
-    return folder
-
-
-def train(
-    stage: str, faces: Path, out: Path, *, images=8, config="compact", network="tiny", files=(), **fields
-) -> dict:
-    """Train a stage and return its last checkpoint."""
-    phases = [
-        {"name": f"phase{index}", "images": images, "batch": 4, "size": 64, "lr": fields.pop("lr", (0.01, 0.005))}
-        | {"weights": weights}
-        for index, weights in enumerate(fields.pop("weights"))
-    ]
-    small = {"base": config, "network": network, "face_size": 64, "phases": phases, "validate_limit": 1, **fields}
-    path = out.parent / f"{out.name}.json"
-    path.write_text(json.dumps(small))
-    arguments = [stage, "--config", path, "--data", faces, "--val", faces, "--out", out, "--workers", 0]
-    arguments += ["--cpu", "--licence", "CC0", *files]
-    assert command.main([str(argument) for argument in arguments]) == 0
-    state = Checkpoints(out).load(lambda text: None)
-    assert state is not None
-    return state
-
-
-def exported(run: Path) -> Path:
-    target = run.parent / f"{run.name}.safetensors"
-    assert command.main(["export", str(run), "-o", str(target), "--dtype", "float32"]) == 0
-    return target
+    return few_faces(tmp_path_factory.mktemp("faces"))
 
 
 def restored(method: str, folder: Path, config="tiny") -> torch.Tensor:
@@ -110,7 +76,7 @@ def test_the_stages_of_diffuse_and_restore_make_a_restorer(faces, tmp_path):
     restored("diffuse_restore", folder)
 
 
-def test_the_stage_of_lpip_diff_makes_a_restorer_and_starts_the_other(faces, tmp_path):
+def test_the_stage_of_lpip_diff_makes_a_restorer_and_starts_the_other(faces, tmp_path, capsys):
     run = tmp_path / "diffusion"
     common = {"weights": [{"residual": 1.0}], "validate_settings": {"steps": 2}}
     train("lpip_diff.diffusion", faces, run, split=2, **common)
@@ -122,6 +88,11 @@ def test_the_stage_of_lpip_diff_makes_a_restorer_and_starts_the_other(faces, tmp
     )
     for key, tensor in load_state(file).items():
         torch.testing.assert_close(state["networks"]["net"][key], tensor, rtol=0, atol=1e-5)
+    assert read_origin(exported(tmp_path / "next")).method == "diffuse_restore"
+    with pytest.raises(AssertionError):  # as it is, it is no denoiser of the other's
+        train("diffuse_restore.mask", faces, tmp_path / "mask", files=("--diffusion", file), weights=[{"sparsity": 1}])
+    said = capsys.readouterr().err
+    assert "it holds weights of LPIP-Diff, Patch diffusion model" in said and "--init" in said
 
 
 def test_the_published_losses_run(faces, tmp_path):

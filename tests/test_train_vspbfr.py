@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import train_command
 from marks import opens_pickles
-from PIL import Image
-from skimage.data import astronaut
 from tiny_vspbfr import declare
+from train_command import exported, few_faces
 
 import train.__main__ as command
 from bfr_core.restorer import load_restorer
 from bfr_core.runtime import Runtime
 from bfr_core.weights import load_state
 from train import loop
-from train.checkpoint import Checkpoints
 
 CRITIC = {"4": 16, "8": 16, "16": 16, "32": 8}
 
@@ -31,35 +30,13 @@ def tiny(monkeypatch):
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("faces")
-    for index in range(4):
-        top, left = 6 * index, 150 + 9 * index
-        Image.fromarray(astronaut()[top : top + 192, left : left + 192]).resize((64, 64)).save(folder / f"{index}.png")
-    (folder / "LICENCE.txt").write_text("CC0\n")
-    return folder
+    return few_faces(tmp_path_factory.mktemp("faces"))
 
 
-def train(stage: str, faces: Path, out: Path, shared: Path, *, images=8, config="compact", files=(), **fields) -> dict:
-    """Train a stage and return its last checkpoint."""
-    weights = fields.pop("weights")
-    lr = fields.pop("lr", (0.01, 0.005))
-    phase = {"name": "one", "images": images, "batch": fields.pop("batch", 4), "size": 64, "lr": lr, "weights": weights}
-    small = {"base": config, "network": "tiny", "face_size": 64, "phases": [phase], "validate_limit": 1, **fields}
-    path = out.parent / f"{out.name}.json"
-    path.write_text(json.dumps(small))
-    arguments = [f"vspbfr.{stage}", "--config", path, "--data", faces, "--val", faces, "--out", out, "--workers", 0]
-    arguments += ["--recogniser", shared / "weights/mobilefacenet.pt", "--cpu", *files]
-    arguments += ["--licence", "CC0"]
-    assert command.main([str(argument) for argument in arguments]) == 0
-    state = Checkpoints(out).load(lambda text: None)
-    assert state is not None
-    return state
-
-
-def exported(run: Path) -> Path:
-    target = run.parent / f"{run.name}.safetensors"
-    assert command.main(["export", str(run), "-o", str(target), "--dtype", "float32"]) == 0
-    return target
+def train(stage: str, faces: Path, out: Path, shared: Path, *, weights, files=(), **fields) -> dict:
+    """Train a stage with the recogniser of the tests and return its last checkpoint."""
+    given = ("--recogniser", shared / "weights/mobilefacenet.pt", *files)
+    return train_command.train(f"vspbfr.{stage}", faces, out, weights=[weights], files=given, **fields)
 
 
 def train_all(folder: Path, faces: Path, shared: Path, images: int, **changes) -> tuple[list[Path], list[dict]]:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,17 @@ from torch import nn
 from bfr_core.errors import BfrError, WeightsError
 from bfr_core.registry import get_method, identify
 from bfr_core.restorer import load_restorer
-from bfr_core.weights import convert, embedded_cards, fill, load_embedded, load_state, sha256_of
+from bfr_core.weights import (
+    Origin,
+    convert,
+    embedded,
+    embedded_cards,
+    fill,
+    load_embedded,
+    load_state,
+    read_origin,
+    sha256_of,
+)
 
 
 @pytest.fixture
@@ -226,6 +237,24 @@ def test_embedded_weights_are_what_their_cards_say():
         state = load_embedded(card.name)
         assert sum(tensor.numel() for tensor in state.values()) == card.parameters
         assert card.metrics and card.command and "public domain" in card.images and card.weaknesses
+        assert read_origin(embedded(card.name)) == Origin(card.method, card.config, card.title)
+
+
+@pytest.mark.parametrize(
+    ("method", "other", "words"),
+    [
+        ("diffuse_restore", "lpip_diff_compact_diffusion", "LPIP-Diff, Patch diffusion model, config compact"),
+        ("lpip_diff", "diffuse_restore_compact_diffusion", "Diffuse-and-Restore, Conditional diffusion model"),
+    ],
+)
+def test_weights_of_a_twin_are_not_taken_for_its_own(tmp_path, method, other, words):
+    """Both methods have one compact network, under the same keys."""
+    path = tmp_path / "mine.safetensors"
+    shutil.copy(embedded(other), path)
+    with pytest.raises(WeightsError) as caught:
+        load_restorer(method, weights=path)
+    error = caught.value
+    assert str(path) in error.what and words in error.found and error.kept and error.todo
 
 
 def test_a_method_without_weights_says_what_to_do():

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from bfr_core.diffusion.guidance import IdentityGuide
 from bfr_core.diffusion.levels import q_sample
-from bfr_core.errors import SettingsError
-from bfr_core.registry import Context, get_method
-from bfr_core.weights import fill, load_embedded, load_state
+from bfr_core.errors import SettingsError, WeightsError
+from bfr_core.registry import Context, Method, get_method
+from bfr_core.weights import fill, load_embedded, load_state, read_origin
 
 from . import losses
-from .config import STRICT, Count, Phase
+from .config import STRICT, Count, Phase, Positive
 from .data import Batch, Examples
-from .pairs import RestoreConfig, face_pairs
+from .pairs import FREE, RestoreConfig, RestorePhase, face_pairs
 from .pictures import Pictures
 from .stage import FileNeed, Nets, Objective, Stage, Step, Validator
 from .validation import RestoreValidator
@@ -129,6 +129,23 @@ class PixelConfig(DiffusionConfig):
     """Each picture is cut into this many patches a side, a training example each. The condition is made before."""
 
 
+COMPACT_PIXELS = PixelConfig(
+    phases=(
+        RestorePhase("crops", 8_000, batch=8, size=256, lr=(0.012, 0.004), warmup=160, weights={"residual": 1.0}),
+        RestorePhase(
+            "faces", 2_000, batch=4, size=512, lr=(0.004, 0.0006), warmup=80, weights={"residual": 1.0}, mild=0.2
+        ),
+    ),
+    optimiser="muon",
+    clip=0.5,
+    ema=800.0,
+    latest=700,
+    folder_weights=FREE,
+)  # fmt: skip
+"""Two cores, about an hour: the network that both methods of pixels have. Levels are drawn as far as the fidelity dial
+starts from."""
+
+
 P = TypeVar("P", bound=PixelConfig)
 
 
@@ -137,7 +154,6 @@ class PixelDiffusionStage(DiffusionStage[P], Generic[P]):
 
     terms: ClassVar[Mapping[str, str]] = {
         "noise": "|eps - f_theta(y_t, condition, t)|^2",
-        "velocity": "|v - f_theta(y_t, condition, t)|^2, v = alpha eps - sigma y_0, where the network predicts that",
         "residual": "EDM's loss of y_0 - g_phi(x), see bfr_core.networks.conditional_diffusion",
         "bound": "the variational bound of a step, for the variance where it is learnt (arXiv:2102.09672)",
     }
@@ -175,6 +191,19 @@ MASK_NEEDS = {
 }
 
 
+@dataclass(frozen=True, config=STRICT)
+class MaskConfig(DiffusionConfig):
+    """Training a mask of a guidance."""
+
+    scale: tuple[Positive, Positive] = (0.02, 0.3)
+    """Strength of the guidance, drawn between these, logarithmically: the mask has to serve them all."""
+    perceptual_side: int = 256
+    """Side that pictures are compared at where the recogniser's features stand in for LPIPS."""
+
+
+M = TypeVar("M", bound=MaskConfig)
+
+
 class MaskNet(nn.Module):
     """A mask under the keys of the whole network."""
 
@@ -186,17 +215,18 @@ class MaskNet(nn.Module):
         return self.mask(*seen)
 
 
-class MaskStage(DiffusionStage[D], Generic[D]):
-    """Train where guidance may act, with everything else frozen; its config has `scale` and `perceptual_side`."""
+class MaskStage(DiffusionStage[M], Generic[M]):
+    """Train where guidance may act, with everything else frozen."""
 
     pixel_layers: ClassVar[tuple[str, ...]] = ()
     weaknesses: ClassVar[str] = "Trained for minutes with one recogniser; another may want another mask."
 
-    def __init__(self, config: D, files: Mapping[str, Path]) -> None:
+    def __init__(self, config: M, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)
-        load_denoiser(self.whole, files["diffusion"])
-        side: int = config.perceptual_side  # type: ignore[attr-defined]
-        self.perceptual = losses.load_perceptual(files.get("vgg"), files.get("heads"), self.recogniser, side)
+        load_denoiser(self.whole, files["diffusion"], self.declared)
+        self.perceptual = losses.load_perceptual(
+            files.get("vgg"), files.get("heads"), self.recogniser, config.perceptual_side
+        )
         self.guide = IdentityGuide(self.recogniser, "recogniser of this run")
         self.frozen.update(unet=self.whole.unet, perceptual=self.perceptual)
 
@@ -216,7 +246,7 @@ class MaskStage(DiffusionStage[D], Generic[D]):
 
     def strength(self, step: Step) -> float:
         """Draw how strongly this step guides, between both ends of `scale`, logarithmically."""
-        low, high = self.config.scale  # type: ignore[attr-defined]
+        low, high = self.config.scale
         return low * (high / low) ** torch.rand((), generator=step.generator, device=step.generator.device).item()
 
     def judged(self, mask: Tensor, output: Tensor, truth: Tensor, step: Step) -> dict[str, Tensor]:
@@ -234,14 +264,22 @@ def patches(pictures: Tensor, split: int) -> Tensor:
     return rearrange(pictures, "b c (r h) (s w) -> (b r s) c h w", r=split, s=split)
 
 
-def load_denoiser(whole: nn.Module, path: Path) -> None:
-    """Fill the U-Net of a whole network from exported weights of its diffusion stage.
+def load_denoiser(whole: nn.Module, path: Path, method: Method) -> None:
+    """Fill the U-Net of a method's whole network from exported weights of its diffusion stage.
 
     Raises:
-        WeightsError: the file does not fit.
+        WeightsError: the file does not fit, or says that it is of another method, whose U-Net may be built alike.
     """
+    origin = read_origin(path)
+    if origin and origin.method != method.id:
+        raise WeightsError(
+            f"Cannot use {path} as the denoiser of {method.title}",
+            found=f"it holds weights of {origin.words}",
+            kept="Nothing was started",
+            todo=f"Give exported weights of {method.id}.diffusion; --init starts training from another method's",
+        )
     state = {key.removeprefix("unet."): tensor for key, tensor in load_state(path).items()}
-    fill(whole.unet, state, what=f"denoiser of {type(whole).__name__}")  # type: ignore[arg-type]
+    fill(whole.unet, state, what=f"denoiser of {method.title}")  # type: ignore[arg-type]
 
 
 def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bfr_core.errors import SettingsError
 from bfr_core.media.atomic import publish
-from bfr_core.weights import Card, sha256_of
+from bfr_core.weights import Card, Origin, sha256_of
 
 from .checkpoint import averaged, read_newest
 from .loop import chained
@@ -44,8 +44,9 @@ def write_weights(target: Path, state: Mapping[str, Tensor], *, dtype: str = "fl
             kept="Nothing was written",
             todo="Export with --dtype float32, or look for a run that diverged",
         )
+    origin = Origin(card["method"], card["config"], card["title"])
     with publish(target) as file:
-        file.write(save(cast, {"format": "pt"}))
+        file.write(save(cast, {"format": "pt", **origin.metadata()}))
     parameters = sum(tensor.numel() for tensor in cast.values())
     full = Card(name=target.stem, parameters=parameters, sha256=sha256_of(target), licence="MIT", **card)
     fields = dataclasses.asdict(full)
@@ -101,9 +102,10 @@ def export(
     if metrics and (one := figures.get("restorer", {}).get(f"{stage.method}/{state['config']['network']}")):
         figures = one
     words = images or f"{facts['pictures']} pictures of {', '.join(facts['places'])}"
+    weights = {key: tensor for name in stage.exported for key, tensor in averaged(state, name).items()}
     return write_weights(
         target,
-        stage.shipped(averaged(state, stage.exported)),
+        stage.shipped(weights),
         dtype=dtype,
         method=stage.method,
         config=state["config"]["network"],

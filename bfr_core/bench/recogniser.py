@@ -15,15 +15,21 @@ from torch import Tensor
 
 from ..degrade.chain import DegradeParams, degrade, draw, fixed
 from ..degrade.presets import get_preset
-from ..faces.identity import FaceRecogniser, embedded_recogniser, load_recogniser
+from ..faces.identity import FaceRecogniser, drift, embedded_recogniser, load_recogniser
 from ..media.pictures import read_picture
 from ..metrics.verification import agreement, embeddings, verification
+from ..restorer import load_restorer
+from ..runtime import Runtime
 
 HELD_OUT = ("pd512/val", "free512/val", "cc0gen512/val")
 """Folders below `faces`, a person each picture, that nothing of ours is trained on."""
 _SIDE = 256
 _FACE = 512
 """Side at which the faces are degraded."""
+_RESTORED = ("irn", "vspbfr", "diffuse_restore")
+"""Methods whose drift is measured, with the settings they have by themselves."""
+_FEW = 6
+"""Faces each of them restores."""
 
 
 def views_of(images: Sequence[np.ndarray]) -> dict[str, Tensor]:
@@ -38,6 +44,7 @@ def views_of(images: Sequence[np.ndarray]) -> dict[str, Tensor]:
         "x8_jpeg60": lambda face, seed: degrade(face, fixed(8, jpeg_quality=60)),
         "x16_jpeg60": lambda face, seed: degrade(face, fixed(16, jpeg_quality=60)),
         "gfpgan": lambda face, seed: degrade(face, _drawn(seed)),
+        "moved_gfpgan": lambda face, seed: degrade(_moved(face, seed), _drawn(seed)),
     }
     return {
         name: torch.stack([_small(make(face, seed)) for seed, face in enumerate(faces)])
@@ -50,10 +57,10 @@ def judge(
 ) -> dict[str, float]:
     """Return how well views of people are told apart, and how that agrees with a teacher.
 
-    Figures end in the name of their view: `auc`, `tar` (true accept rate at a false accept rate of 1 %) and `same`
-    (mean cosine of a person's view with the clean picture); for the clean pictures, over all pairs of them,
-    `other` (mean cosine of two people), and `agreement` (correlation with the teacher's cosines) and `cosine` (with
-    the teacher's embedding) where there is one.
+    Figures end in the name of their view: `auc`, `tar` (true accept rate at a false accept rate of 1 %), `least` (the
+    cosine at which that is) and `same` (mean cosine of a person's view with the clean picture); for the clean
+    pictures, over all pairs of them, `other` (mean cosine of two people), and `agreement` (correlation with the
+    teacher's cosines) and `cosine` (with the teacher's embedding) where there is one.
     """
     ours = {name: embeddings(recogniser, faces) for name, faces in views.items()}
     clean = ours.pop("clean")
@@ -61,7 +68,7 @@ def judge(
     for name, vectors in ours.items():
         found = verification(clean, vectors)
         figures |= {f"auc_{name}": found["auc"], f"tar_{name}": found["tar_at_far_1e-2"]}
-        figures[f"same_{name}"] = found["same_mean"]
+        figures |= {f"least_{name}": found["threshold"], f"same_{name}": found["same_mean"]}
     figures["other"] = verification(clean, clean)["other_mean"]
     if teacher is not None:
         theirs = embeddings(teacher, views["clean"])
@@ -77,12 +84,13 @@ def bench_recogniser(shared: Path, recogniser: FaceRecogniser | None = None, *, 
     Args:
         shared: the folder with faces/ and weights/.
         recogniser: any recogniser.
-        quick: leave out the timing.
+        quick: leave out the timing and the drift of restored faces, which takes most of the time.
     """
     recogniser = recogniser or embedded_recogniser()
     folders = [shared / "faces" / name for name in HELD_OUT]
     paths = [path for folder in folders for path in sorted(folder.iterdir())]
-    views = views_of([read_picture(path).rgb for path in paths])
+    images = [read_picture(path).rgb for path in paths]
+    views = views_of(images)
     teacher = load_recogniser(shared / "weights" / "mobilefacenet.pt")
     figures: dict[str, Any] = {
         "people": len(paths),
@@ -92,6 +100,11 @@ def bench_recogniser(shared: Path, recogniser: FaceRecogniser | None = None, *, 
     if not quick:
         figures |= _speed(recogniser)
         figures["teacher"] |= _speed(teacher)
+        for method in _RESTORED:
+            before, after = _restored(method, images[:: len(images) // _FEW][:_FEW])
+            for judged, net in ((figures, recogniser), (figures["teacher"], teacher)):
+                moved = drift(net, before, after).sort().values.tolist()
+                judged |= {f"drift_{method}": round(statistics.median(moved), 4), f"most_{method}": round(moved[-1], 4)}
     return figures
 
 
@@ -105,15 +118,22 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
     figures = bench_recogniser(data)
     teacher = figures["teacher"]
     say(f"{figures['people']} people, each view against the clean picture of everybody; in brackets the teacher")
-    for view in ("moved", "x8_jpeg60", "x16_jpeg60", "gfpgan"):
-        auc, tar, same = (f"{figures[f'{key}_{view}']:.3f} ({teacher[f'{key}_{view}']:.3f})" for key in _FIGURES)
-        say(f"{view}: AUC {auc}, true accepts at 1 % false ones {tar}, mean cosine of the same person {same}")
+    for view in ("moved", "x8_jpeg60", "x16_jpeg60", "gfpgan", "moved_gfpgan"):
+        auc, tar, least, same = (f"{figures[f'{key}_{view}']:.3f} ({teacher[f'{key}_{view}']:.3f})" for key in _FIGURES)
+        say(
+            f"{view}: AUC {auc}, true accepts at 1 % false ones {tar}, from a cosine of {least}, mean cosine of the "
+            f"same person {same}"
+        )
+    for method in _RESTORED:
+        usual, most = (f"{figures[f'{key}_{method}']:.3f} ({teacher[f'{key}_{method}']:.3f})" for key in _DRIFT)
+        say(f"drift from a face degraded as for GFPGAN, restored by {method}: median {usual}, most {most} of {_FEW}")
     say(f"correlation with the teacher's cosines of clean pairs {figures['agreement']:.3f}")
     say(f"{_in_words(figures)}; teacher: {_in_words(teacher)}")
     return figures
 
 
-_FIGURES = ("auc", "tar", "same")
+_FIGURES = ("auc", "tar", "least", "same")
+_DRIFT = ("drift", "most")
 
 
 def _in_words(figures: Mapping[str, Any]) -> str:
@@ -132,6 +152,13 @@ def _moved(face: np.ndarray, seed: int) -> np.ndarray:
     moved = cv2.warpAffine(face[:, ::-1], matrix, (_FACE, _FACE), borderMode=cv2.BORDER_REFLECT_101)
     levels = 255 * (moved / 255) ** rng.uniform(0.7, 1.4) * rng.uniform(0.85, 1.1, 3)
     return np.clip(levels, 0, 255).round().astype(np.uint8)
+
+
+def _restored(method: str, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Return faces degraded as for GFPGAN, and as a method restores them, (N, 3, 512, 512) in [0, 1] each."""
+    low = [degrade(face, _drawn(seed)) for seed, face in enumerate(images)]
+    faces = torch.stack([torch.from_numpy(face.copy()).permute(2, 0, 1).float() / 255 for face in low])
+    return faces, load_restorer(method).restore(faces, seeds=range(len(faces)), runtime=Runtime(batch=2))
 
 
 def _small(face: np.ndarray) -> Tensor:

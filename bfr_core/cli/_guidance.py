@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputMediaError
+from ..registry import GUIDANCE
 
 if TYPE_CHECKING:
     from ..diffusion.guidance import IdentityGuide
     from ..faces.detect import Detector
+    from ..faces.identity import FaceRecogniser
     from ..restorer import Restorer
 
 _SAME_ASPECT = 0.01
@@ -44,49 +47,72 @@ def add_guidance(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def guided(args: argparse.Namespace, restorer: Restorer, device: torch.device) -> Restorer:
-    """Return the restorer with the guide that the options ask for, as it is where they ask for none.
+def recogniser_of(args: argparse.Namespace, device: torch.device) -> tuple[FaceRecogniser, str]:
+    """Return the recogniser that the options name, and its title.
+
+    Raises:
+        WeightsError: the recogniser cannot be used.
+    """
+    from ..faces.identity import embedded_recogniser, load_recogniser
+
+    if args.recogniser:
+        return load_recogniser(args.recogniser).to(device), f"recogniser {args.recogniser.name}"
+    return embedded_recogniser(device), "embedded recogniser"
+
+
+def asks_to_guide(args: argparse.Namespace, restorer: Restorer, settings: Mapping[str, Any], *, choosing: bool) -> bool:
+    """Tell whether the options ask for a guide.
+
+    A recogniser alone does, except where it is there for `choosing` faces: then it guides methods that would guide by
+    themselves, and switches on no guidance.
+    """
+    if args.reference is not None or args.guide_strength is not None:
+        return True
+    if choosing and not restorer.method.settings(settings, restorer.config).get(GUIDANCE):
+        return False
+    return args.recogniser is not None
+
+
+def guided(
+    args: argparse.Namespace, restorer: Restorer, who: tuple[FaceRecogniser, str], device: torch.device
+) -> Restorer:
+    """Return the restorer with the guide that the options ask for, by a recogniser and its title.
 
     Raises:
         InputMediaError: a reference photo cannot be read, or does not show exactly one face.
         SettingsError: the method cannot be steered, or the strength is out of range.
-        WeightsError: the recogniser cannot be used.
     """
-    if args.reference is None and args.guide_strength is None and args.recogniser is None:
-        return restorer
     from ..diffusion.guidance import IdentityGuide
     from ..faces.detect import load_detector
-    from ..faces.identity import embedded_recogniser, load_recogniser
+    from ..faces.reference import reference_identity
 
-    if args.recogniser:
-        recogniser, title = load_recogniser(args.recogniser).to(device), f"recogniser {args.recogniser.name}"
-    else:
-        recogniser, title = embedded_recogniser(device), "embedded recogniser"
-    guide = IdentityGuide(recogniser, title, 1.0 if args.guide_strength is None else args.guide_strength)
+    guide = IdentityGuide(*who, 1.0 if args.guide_strength is None else args.guide_strength)
     bound = restorer.guided(guide)  # refuses before any photo is read
     if not args.reference:
         return bound
     detector = load_detector(args.detector, path=args.detector_weights, device=device)
-    return restorer.guided(replace(guide, reference=_identity(args.reference, guide, detector)))
+    photos = [one_face(path, detector) for path in args.reference]
+    return restorer.guided(replace(guide, reference=reference_identity(who[0], photos, detector)))
 
 
-def _identity(photos: list[Path], guide: IdentityGuide, detector: Detector) -> Tensor:
-    from ..faces.reference import reference_identity
+def one_face(path: Path, detector: Detector) -> Tensor:
+    """Return a photo of one person, (3, H, W) float32 RGB [0, 1].
+
+    Raises:
+        InputMediaError: it cannot be read, or does not show exactly one face.
+    """
     from ..media.pictures import read_picture, to_float
 
-    frames = []
-    for path in photos:
-        frame = to_float(read_picture(path)).clamp(0, 1)
-        faces = detector.detect(frame[None])[0]
-        if len(faces) != 1:
-            raise InputMediaError(
-                f"Cannot tell whose face {path} is the reference for",
-                found=f"{len(faces) or 'no'} face{'s' if len(faces) != 1 else ''} found in it; expected exactly one",
-                kept="Nothing was started",
-                todo="Crop the photo to the person" if faces else "Give a photo where the person faces the camera",
-            )
-        frames.append(frame)
-    return reference_identity(guide.recogniser, frames, detector)
+    frame = to_float(read_picture(path)).clamp(0, 1)
+    faces = detector.detect(frame[None])[0]
+    if len(faces) != 1:
+        raise InputMediaError(
+            f"Cannot tell whose face {path} is the reference for",
+            found=f"{len(faces) or 'no'} face{'s' if len(faces) != 1 else ''} found in it; expected exactly one",
+            kept="Nothing was started",
+            todo="Crop the photo to the person" if faces else "Give a photo where the person faces the camera",
+        )
+    return frame
 
 
 def read_mask(path: Path) -> Tensor:

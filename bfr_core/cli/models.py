@@ -91,7 +91,7 @@ def _models_verify(args: argparse.Namespace) -> int:
 def _verified(path: Path, card: Card | None) -> str:
     """Check a file, against its card where it has one, and say what it is."""
     from ..registry import identify
-    from ..weights import load_state, sha256_of
+    from ..weights import load_state, read_origin, sha256_of
     from ..weights.parts import find_contents
 
     contents = find_contents(path) if path.is_file() and card is None else None
@@ -100,8 +100,12 @@ def _verified(path: Path, card: Card | None) -> str:
     else:
         state = load_state(path, sha256=card.sha256 if card else None)
     count = sum(tensor.numel() for tensor in state.values())
-    # A card says what its file is; layouts that two methods share do not.
-    model = f"{card.method}, {card.title}" if card else identify(state.keys()) or "no method of this package"
+    # A card, or the file itself, says what it is; layouts that two methods share do not.
+    if card:
+        model = f"{card.method}, {card.title}"
+    else:
+        origin = read_origin(path)
+        model = origin.words if origin else identify(state.keys()) or "no method of this package"
     return f"{model}, {count / 1e6:.2f} M numbers, all finite, sha256 {sha256_of(path)}"
 
 

@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from .. import __version__
 from ..errors import BfrError
 from ..faces.detect import BACKENDS
 from ..registry import Config, Method, Param, get_method, methods
-from ._guidance import add_guidance, describe_guide, guided, mask_for, read_mask
+from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, say, show, write_json
+from ._people import add_people, asks_for_people, describe_people, people_options, summary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +75,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier run, never an input")
+    add_people(parser)
     add_guidance(parser)
     if method.params:
         group = parser.add_argument_group(f"settings of {method.title}", f"with the defaults of {config.name}")
@@ -121,13 +124,18 @@ def _restore(args: argparse.Namespace) -> int:
     runtime = Runtime(device=pick_device(args.device), dtype=DTYPES[args.dtype])
     restorer = load_restorer(args.method, args.config, weights=args.weights)
     restorer.method.settings(options.settings, restorer.config)
-    if args.whole:
-        whole_picture(restorer.method)
     mask = None
     if args.mask:
         mask_input(restorer.method)
         mask = read_mask(args.mask)
-    restorer = guided(args, restorer, runtime.device)
+    choosing = asks_for_people(args)
+    guiding = asks_to_guide(args, restorer, options.settings, choosing=choosing)
+    who = recogniser_of(args, runtime.device) if guiding or choosing else None
+    options = replace(options, **people_options(args, who if choosing else None, runtime.device))
+    if args.whole:
+        whole_picture(restorer.method, options)
+    if guiding and who:
+        restorer = guided(args, restorer, who, runtime.device)
     detector = None
     if not args.aligned and not args.whole:
         detector = load_detector(args.detector, path=args.detector_weights, device=runtime.device)
@@ -150,10 +158,14 @@ def _restore(args: argparse.Namespace) -> int:
                 tqdm.write(f"Failed: {error}", file=sys.stderr)
             entries.append(entry)
     if args.report:
-        guide = {"guide": describe_guide(restorer.guide)} if restorer.guide else {}
-        write_json(args.report, {"bfr": __version__, "weights": restorer.source, **guide, "files": entries})
+        asked = describe_people(options.people, options.gate)
+        if restorer.guide:
+            asked["guide"] = describe_guide(restorer.guide)
+        write_json(args.report, {"bfr": __version__, "weights": restorer.source, **asked, "files": entries})
     faces = sum(face["action"] == "restored" for entry in entries for face in entry.get("report", {}).get("faces", []))
     show(f"{len(jobs) - failed} of {len(jobs)} pictures done, {faces} faces restored, in {args.out}")
+    for line in summary(entries, options.people, options.gate):
+        show(line)
     if failed:
         names = ", ".join(entry["source"] for entry in entries if entry["status"] == "failed")
         say(f"{failed} pictures failed and have no output: {names}")

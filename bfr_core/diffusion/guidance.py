@@ -8,7 +8,7 @@ descend it. Methods differ in what they differentiate by and in which mask: here
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from ..errors import InputMediaError, SettingsError
 from ..faces.identity import FaceRecogniser, embed
+from .levels import Level
+from .predictions import Predict, Prediction
 
 MOST_STRENGTH = 10.0
 """Largest strength of a guide: beyond it every method paints the recogniser's taste, no face."""
@@ -160,6 +162,35 @@ def steering(
     gradient = identity_gradient(guide, x, target, picture=picture)
     gradient = (normalised(gradient) if normalise else gradient) * (guide.strength * scale)
     return gradient if mask is None else gradient * mask.to(gradient)
+
+
+def every_kth(guided: Predict, plain: Predict, levels: Sequence[Level], k: int) -> Predict:
+    """Return a network for a sampler that is guided at some levels of a chain and asks the guide at every k-th of them.
+
+    Between, the gradient is held: k then trades exactness for time alone, and with more steps the chain becomes that of
+    a guide who is always asked. Left out instead, the guide would have a k-th of its strength, and DPM-Solver++, which
+    continues the line through its last two estimates, would take his coming and going for a slope.
+
+    Args:
+        guided: brings a gradient.
+        plain: brings none.
+        levels: where the guide acts, falling; the first asks.
+        k: 1 asks at each.
+    """
+    acting, asking = frozenset(levels), frozenset(levels[::k])
+    held: Tensor | None = None
+
+    def predict(x: Tensor, level: Level) -> Prediction:
+        nonlocal held
+        if level not in acting:
+            return plain(x, level)
+        if level not in asking:
+            return replace(plain(x, level), gradient=held)
+        said = guided(x, level)
+        held = said.gradient
+        return said
+
+    return predict
 
 
 def choose_mask(

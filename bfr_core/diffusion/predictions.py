@@ -47,16 +47,6 @@ def from_clean(x: Tensor, clean: Tensor, level: Level | Levels) -> Prediction:
     return Prediction(clean, (x - level.alpha * clean) / level.sigma)
 
 
-def velocity(x0: Tensor, noise: Tensor, level: Level | Levels) -> Tensor:
-    """Return v = alpha eps - sigma x0, a target to train for (Progressive Distillation, App. D)."""
-    return level.alpha * noise - level.sigma * x0
-
-
-def from_velocity(x: Tensor, v: Tensor, level: Level | Levels) -> Prediction:
-    """Return the prediction of a network that tells `velocity`. The level has alpha^2 + sigma^2 = 1."""
-    return Prediction(level.alpha * x - level.sigma * v, level.sigma * x + level.alpha * v)
-
-
 class Scaling(NamedTuple):
     """EDM's preconditioning of a network F: D(x) = skip x + out F(input x, noise)."""
 

@@ -179,12 +179,10 @@ def _still(solve: Callable[..., Tensor]) -> Sampler:
     return sample
 
 
-SAMPLERS: Mapping[str, Sampler] = {
-    "ddpm": ddpm,
-    "ddim": _still(ddim),
-    "heun": _still(heun),
-    "dpm++": _still(dpm_solver_pp),
-}
+SOLVERS: Mapping[str, Callable[..., Tensor]] = {"heun": heun, "dpm++": dpm_solver_pp, "ddim": ddim}
+"""Of the probability flow, which draw nothing: called as `(predict, x, levels, report=report)`."""
+
+SAMPLERS: Mapping[str, Sampler] = {"ddpm": ddpm, **{name: _still(solve) for name, solve in SOLVERS.items()}}
 """Samplers by the names of settings, all called as `(predict, x, levels, draw=draw, report=report)`."""
 
 

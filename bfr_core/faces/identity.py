@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputMediaError, WeightsError
+from ..errors import WeightsError
 from ..networks.arcface_resnet import ArcFaceResNet18, ResNet101
 from ..networks.face_embedder import FaceEmbedder
 from ..networks.iresnet import DEPTHS, IResNet
@@ -30,6 +30,8 @@ from ..weights import fill, load_embedded, load_state
 _ARCFACE_SIDE = 0.7489
 _ARCFACE_LEFT = 0.1265
 _ARCFACE_TOP = 0.1195
+_AT_ONCE = 16
+"""Faces embedded together: more are no faster and take more memory."""
 
 
 class Recogniser(Protocol):
@@ -303,30 +305,19 @@ def identity_cosine(recogniser: Recogniser, faces: Tensor, truth: Tensor) -> Ten
         return (embed(recogniser, faces) * embed(recogniser, truth)).sum(1)
 
 
+def identities(recogniser: Recogniser, faces: Tensor) -> Tensor:
+    """Return the identity vectors of any number of FFHQ-aligned crops, (B, D) on the CPU, a few at a time.
+
+    The faces may lie on another device than the recogniser; no gradients.
+    """
+    where = next(recogniser.parameters()).device if isinstance(recogniser, FaceRecogniser) else faces.device
+    with torch.no_grad():
+        return torch.cat([embed(recogniser, part.to(where)).cpu() for part in faces.split(_AT_ONCE)])
+
+
 def drift(recogniser: Recogniser, before: Tensor, after: Tensor) -> Tensor:
     """Return how far work on FFHQ-aligned faces moved who they show, (B,): 0 the same person, about 1 somebody else.
 
-    One minus the cosine; the two may differ in size. What is usual depends on the recogniser, see its card.
+    One minus the cosine; the two may differ in size. What is usual depends on the recogniser, see `people.USUAL_DRIFT`.
     """
-    return 1 - identity_cosine(recogniser, before, after)
-
-
-def most_alike(recogniser: Recogniser, faces: Tensor, reference: Tensor) -> tuple[int, Tensor]:
-    """Return which of some faces shows the person of a reference most, and the cosine of each, (B,).
-
-    Shapes: faces (B, 3, S, S) and reference (1, 3, R, R), FFHQ-aligned crops in [0, 1].
-
-    Raises:
-        InputMediaError: there is no face, or not exactly one reference.
-    """
-    if not len(faces) or len(reference) != 1:
-        raise InputMediaError(
-            "Cannot tell which face is most like the reference",
-            found=f"found {len(faces)} faces and {len(reference)} references; expected at least one face and one "
-            "reference",
-            kept="Nothing was chosen",
-            todo="Give pictures in which a face is found",
-        )
-    with torch.no_grad():
-        cosines = embed(recogniser, faces) @ embed(recogniser, reference)[0]
-    return int(cosines.argmax()), cosines
+    return (1 - (identities(recogniser, before) * identities(recogniser, after)).sum(1)).clamp(min=0)

@@ -14,6 +14,7 @@ from ..errors import SettingsError, WeightsError
 from ..media.atomic import make_folder, publish
 from .files import KEPT, is_finite, load_state, sha256_of
 from .folders import find_method, locate
+from .origin import Origin, read_origin
 from .parts import find_contents
 
 _TYPES = {
@@ -33,6 +34,8 @@ _TYPES = {
 
 def convert(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> list[dict[str, Any]]:
     """Write a checkpoint as safetensors, under the keys of the network that it belongs to.
+
+    What a file says of itself goes with it; a file made of several says what all of them do, if anything.
 
     Args:
         source: any readable checkpoint, or a folder with all parts of a network.
@@ -57,16 +60,21 @@ def convert(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> 
             todo="Name the output something.safetensors",
         )
     if not source.is_dir():
-        return [_write(target, _tensors_of(source, target), dtype)]
+        return [_write(target, _tensors_of(source, target), dtype, read_origin(source))]
     _, located = locate(find_method(source), source)
     located = [(part, contents) for part, contents in located if not contents.comes_along]
     files = {part.name: target / f"{Path(part.file).stem}.safetensors" if apart else target for part, _ in located}
     for part, contents in located:
         _refuse_same(contents.path, files[part.name])
+    origins = [read_origin(contents.path) for _, contents in located]
     if not apart:
-        return [_write(target, {key: t for part, there in located for key, t in there.check(part).items()}, dtype)]
+        state = {key: tensor for part, contents in located for key, tensor in contents.check(part).items()}
+        return [_write(target, state, dtype, origins[0] if len(set(origins)) == 1 else None)]
     make_folder(target)
-    return [_write(files[part.name], contents.check(part), dtype) for part, contents in located]
+    return [
+        _write(files[part.name], contents.check(part), dtype, origin)
+        for (part, contents), origin in zip(located, origins, strict=True)
+    ]
 
 
 def _tensors_of(source: Path, target: Path) -> Mapping[str, Tensor]:
@@ -86,7 +94,9 @@ def _refuse_same(source: Path, target: Path) -> None:
         )
 
 
-def _write(target: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Any]:
+def _write(
+    target: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None, origin: Origin | None
+) -> dict[str, Any]:
     """Write the safetensors format, which needs no second copy of the network in memory.
 
     That is: 8 bytes with the length of a JSON header, the header, then the numbers in the order it names. The widest
@@ -101,7 +111,7 @@ def _write(target: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None)
             todo="Leave this file as it is",
         )
     order = sorted(state, key=lambda key: (-cast[key].itemsize, key))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(origin.metadata() if origin else {})}}
     end = 0
     for key in order:
         start, end = end, end + state[key].numel() * cast[key].itemsize

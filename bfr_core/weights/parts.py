@@ -31,6 +31,7 @@ from .files import (
     some,
     strip_prefix,
 )
+from .origin import read_origin
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 """Of files that can hold a part, in the order in which they are taken where several lie together."""
@@ -84,6 +85,8 @@ class Contents:
 def inspect(method: Method, path: Path, *, alone: bool = True) -> Contents:
     """Tell which parts of a method's network a file holds, by its keys; hardly anything of it is read.
 
+    A file that says what it was trained as is believed: the keys of another method may be the same.
+
     Args:
         method: a method with parts.
         path: the file.
@@ -96,6 +99,9 @@ def inspect(method: Method, path: Path, *, alone: bool = True) -> Contents:
     loaded: Any = open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path, allowed=_HARMLESS)
     if not isinstance(loaded, Mapping):
         return Contents(method, path, (), {}, outline(loaded))
+    origin = read_origin(path)
+    if origin and origin.method not in (method.id, *(part.alone for part in method.parts if alone)):
+        return Contents(method, path, (), {}, f"weights of {origin.words}")
     tensors, found = {}, []
     for part in method.parts:
         for state in (_published(part, loaded), strip_prefix(_tensors(loaded))):

@@ -12,27 +12,22 @@ from torch import Tensor
 
 from bfr_core.diffusion.guidance import steering, targets
 
-from ..config import STRICT, Positive
+from ..config import STRICT
 from ..data import Batch
-from ..diffusion import MASK_NEEDS, MaskStage, noise_like
+from ..diffusion import MASK_NEEDS, MaskConfig, MaskStage, noise_like
 from ..pairs import FREE, RestorePhase
 from ..stage import FileNeed, Nets, Step
 from .clr_face_diffusion import VQ, LatentConfig, load_autoencoder
 
 
 @dataclass(frozen=True, config=STRICT)
-class MaskConfig(LatentConfig):
+class LatentMaskConfig(MaskConfig, LatentConfig):
     """Training f_M."""
-
-    scale: tuple[Positive, Positive] = (0.02, 0.3)
-    """Strength of the guidance, drawn between these, logarithmically: the mask has to serve them all."""
-    perceptual_side: int = 256
-    """Side that pictures are compared at where the recogniser's features stand in for LPIPS."""
 
 
 _TERMS = {"perceptual": 1.0, "identity": 0.5, "sparsity": 0.02}
 
-COMPACT = MaskConfig(
+COMPACT = LatentMaskConfig(
     phases=(RestorePhase("mask", 800, batch=2, lr=(2e-3, 2e-4), warmup=40, weights=_TERMS),),
     clip=1.0,
     ema=100.0,
@@ -42,7 +37,7 @@ COMPACT = MaskConfig(
 )
 """Two cores, a quarter of an hour: three convolutions learn it, with everything else frozen."""
 
-PAPER = MaskConfig(
+PAPER = LatentMaskConfig(
     network="paper",
     phases=(RestorePhase("mask", 160_000, batch=8, lr=(1e-4, 1e-4), weights=_TERMS),),
     degradation="clr-face",
@@ -52,7 +47,7 @@ PAPER = MaskConfig(
 """The paper gives neither weights nor schedule; these are ours."""
 
 
-class LatentMaskStage(MaskStage[MaskConfig]):
+class LatentMaskStage(MaskStage[LatentMaskConfig]):
     """Train M_l = f_M(z0_hat) with everything before and after it frozen."""
 
     title: ClassVar[str] = "Latent mask"
@@ -67,7 +62,7 @@ class LatentMaskStage(MaskStage[MaskConfig]):
         "identity": "1 - cos(f_arc(G(z0_hat')), f_arc(x))",
         "sparsity": "mean |M_l|",
     }
-    configs: ClassVar[Mapping[str, MaskConfig]] = {"compact": COMPACT, "paper": PAPER}
+    configs: ClassVar[Mapping[str, LatentMaskConfig]] = {"compact": COMPACT, "paper": PAPER}
     needs: ClassVar[Mapping[str, FileNeed]] = {
         **MaskStage.needs,
         **MASK_NEEDS,
@@ -75,7 +70,7 @@ class LatentMaskStage(MaskStage[MaskConfig]):
         "diffusion": FileNeed("denoiser: exported weights of clr_face.diffusion"),
     }
 
-    def __init__(self, config: MaskConfig, files: Mapping[str, Path]) -> None:
+    def __init__(self, config: LatentMaskConfig, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)
         load_autoencoder(self.whole.vq, files["vq"], config.network)
         self.frozen["vq"] = self.whole.vq

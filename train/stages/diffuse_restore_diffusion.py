@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
-from ..diffusion import PixelConfig, PixelDiffusionStage
-from ..pairs import FREE, RestorePhase
+from ..diffusion import COMPACT_PIXELS, PixelConfig, PixelDiffusionStage
+from ..pairs import RestorePhase
 
-COMPACT = PixelConfig(
-    phases=(
-        RestorePhase("crops", 8_000, batch=8, size=256, lr=(0.012, 0.004), warmup=160, weights={"residual": 1.0}),
-        RestorePhase(
-            "faces", 2_000, batch=4, size=512, lr=(0.004, 0.0006), warmup=80, weights={"residual": 1.0}, mild=0.2
-        ),
-    ),
-    optimiser="muon",
-    clip=0.5,
-    ema=800.0,
-    latest=700,
-    folder_weights=FREE,
-    validate_settings={"steps": 6, "guidance": False},
-)
-"""Two cores, about an hour. Levels are drawn as far as the fidelity dial starts from. It can
-start from weights of lpip_diff.diffusion, the same network trained on patches: --init."""
+COMPACT = replace(COMPACT_PIXELS, validate_settings={"steps": 6, "guidance": False})
+"""It can start from weights of lpip_diff.diffusion, the same network trained on patches: --init."""
 
 PAPER = PixelConfig(
     network="paper",

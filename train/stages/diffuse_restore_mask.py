@@ -13,26 +13,21 @@ from bfr_core.diffusion.guidance import steering, targets
 from bfr_core.diffusion.levels import q_sample
 from bfr_core.methods.diffuse_restore.mask import DELTA, changed
 
-from ..config import STRICT, Positive
+from ..config import STRICT
 from ..data import Batch
-from ..diffusion import MASK_NEEDS, MaskStage, PixelConfig, noise_like
+from ..diffusion import MASK_NEEDS, MaskConfig, MaskStage, PixelConfig, noise_like
 from ..pairs import FREE, RestorePhase
 from ..stage import FileNeed, Nets, Step
 
 
 @dataclass(frozen=True, config=STRICT)
-class MaskConfig(PixelConfig):
+class RegionMaskConfig(MaskConfig, PixelConfig):
     """Training the sub-branch that predicts M."""
-
-    scale: tuple[Positive, Positive] = (0.02, 0.3)
-    """Strength of the guidance, drawn between these, logarithmically: the mask has to serve them all."""
-    perceptual_side: int = 256
-    """Side that pictures are compared at where the recogniser's features stand in for LPIPS."""
 
 
 _TERMS = {"perceptual": 1.0, "identity": 0.5, "sparsity": 0.001}
 
-COMPACT = MaskConfig(
+COMPACT = RegionMaskConfig(
     phases=(RestorePhase("mask", 800, batch=2, lr=(2e-3, 2e-4), warmup=40, weights=_TERMS),),
     clip=1.0,
     ema=100.0,
@@ -43,7 +38,7 @@ COMPACT = MaskConfig(
 )
 """Two cores, a quarter of an hour, with everything else frozen."""
 
-PAPER = MaskConfig(
+PAPER = RegionMaskConfig(
     network="paper",
     phases=(RestorePhase("mask", 160_000, batch=8, lr=(1e-4, 1e-4), weights={**_TERMS, "sparsity": 0.0}),),
     degradation="difface",
@@ -54,7 +49,7 @@ PAPER = MaskConfig(
 """The paper gives neither weights nor schedule, and no constraint on the size of M; the first two are ours."""
 
 
-class RegionMaskStage(MaskStage[MaskConfig]):
+class RegionMaskStage(MaskStage[RegionMaskConfig]):
     """Train M, which the sub-branch predicts of [M', x]."""
 
     title: ClassVar[str] = "Region mask"
@@ -68,7 +63,7 @@ class RegionMaskStage(MaskStage[MaskConfig]):
         "identity": "Eq. 7: 1 - cos(f_arc(y_hat_{0,t}'), f_arc(y_0))",
         "sparsity": "mean of M",
     }
-    configs: ClassVar[Mapping[str, MaskConfig]] = {"compact": COMPACT, "paper": PAPER}
+    configs: ClassVar[Mapping[str, RegionMaskConfig]] = {"compact": COMPACT, "paper": PAPER}
     needs: ClassVar[Mapping[str, FileNeed]] = {
         **MaskStage.needs,
         **MASK_NEEDS,

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
-from ..diffusion import PixelConfig, PixelDiffusionStage
-from ..pairs import FREE, RestorePhase
+from ..diffusion import COMPACT_PIXELS, PixelConfig, PixelDiffusionStage
+from ..pairs import RestorePhase
 
-COMPACT = PixelConfig(
+_CROPS, _LAST = COMPACT_PIXELS.phases
+
+COMPACT = replace(
+    COMPACT_PIXELS,
     phases=(
-        RestorePhase("patches", 12_000, batch=8, size=256, lr=(0.012, 0.004), warmup=160, weights={"residual": 1.0}),
-        RestorePhase(
-            "mild", 4_000, batch=8, size=256, lr=(0.004, 0.0006), warmup=80, weights={"residual": 1.0}, mild=0.2
-        ),
+        replace(_CROPS, name="patches", images=12_000),
+        replace(_LAST, name="mild", images=4_000, batch=8, size=256),
     ),
-    optimiser="muon",
-    clip=0.5,
-    ema=800.0,
-    latest=700,
     split=2,
-    folder_weights=FREE,
     validate_images=2_000,
     validate_settings={"steps": 6},
 )
-"""Two cores, about an hour: patches of m = H / 4 as the method restores them, four of each face that is read.
-Levels are drawn as far as the fidelity dial starts from."""
+"""Patches of m = H / 4 as the method restores them, four of each face that is read."""
 
 PAPER = PixelConfig(
     network="paper",

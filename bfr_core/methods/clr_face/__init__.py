@@ -24,10 +24,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from ...diffusion.samplers import SOLVERS
 from ...fidelity import FIDELITY
 from ...registry import MASK, Config, Input, Method, Paper, Param, Part
 from .model import CLRFace
-from .restore import SIGMA_MAX, SOLVERS, restore
+from .restore import SIGMA_MAX, restore
 
 COMPACT = {
     "vq": {"channels": 64, "mult": (1,), "blocks": 2, "dim": 4, "fold": 4, "groups": 8, "shortcut": True},
@@ -104,7 +105,11 @@ PARAMS = (
     Param("sigma", 2.04, "Noise at the start, but for pure noise; more paints more anew", 0.01, SIGMA_MAX, 0.01),
     Param("guidance", True, "Steer the refinement to the identity of the recovered face, or of a reference photo"),
     Param("scale", 0.02, "Strength of the identity guidance", 0.0, 1.0, 0.005),
-    Param("every", 1, "Guide at every k-th step: each takes the decoder forwards and backwards", 1, 50, 1),
+    Param(
+        "every", 1,
+        "Ask the guide at every k-th step, which takes the decoder forwards and backwards, and hold its answer between",
+        1, 50, 1,
+    ),
     Param("guide_from", SIGMA_MAX, "Guide from this noise level down", 0.0, SIGMA_MAX, 0.01),
     Param("guide_to", 0.0, "Guide down to this noise level", 0.0, SIGMA_MAX, 0.01),
     Param(

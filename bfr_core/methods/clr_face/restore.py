@@ -12,19 +12,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...diffusion.guidance import IdentityGuide, choose_mask, guide_or_embedded, steering, targets
+from ...diffusion.guidance import IdentityGuide, choose_mask, every_kth, guide_or_embedded, steering, targets
 from ...diffusion.levels import Level
 from ...diffusion.predictions import Predict, Prediction, from_clean
-from ...diffusion.samplers import ddim, dpm_solver_pp, heun
+from ...diffusion.samplers import SOLVERS
 from ...diffusion.schedules import karras
 from ...errors import InputMediaError, SettingsError
 from ...fidelity import dial
 from ...registry import Context, Value
 from ...seeding import Draws
 from .model import CLRFace
-
-SOLVERS: Mapping[str, Callable[..., Tensor]] = {"heun": heun, "dpm++": dpm_solver_pp, "ddim": ddim}
-"""Of the same flow: the paper's, the one with half the evaluations a step, and Euler's."""
 
 SIGMA_MAX = 80.0
 """Where pure noise begins (EDM Table 1)."""
@@ -54,8 +51,10 @@ class Guidance:
     mask: Callable[[Tensor], Tensor]
     """z0_hat_t to M_l, which broadcasts to it."""
     scale: float
-    levels: frozenset[Level]
+    levels: Sequence[Level]
     """Where it acts."""
+    every: int
+    """The gradient is made anew at every so many of them."""
 
 
 def restore(
@@ -93,6 +92,7 @@ def restore(
                 masker(net, known, str(settings["masking"]), inputs.get("mask")),
                 scale=float(settings["scale"]) * dial(fidelity, 0.25, 1, 4),
                 levels=guided_levels(levels, settings),
+                every=int(settings["every"]),
             )
         z = SOLVERS[str(settings["sampler"])](predictor(net, known, guidance), z, levels, report=context.report)
     # Sec. 3.1: the quantiser in front of the decoder takes up what is left of the error.
@@ -147,8 +147,8 @@ def begin(known: Known, levels: Sequence[Level], start: str, draws: Draws) -> Te
     return origin + levels[0].sigma * draws.normal("z_T", *origin.shape[1:]).to(origin)
 
 
-def guided_levels(levels: Sequence[Level], settings: Mapping[str, Value]) -> frozenset[Level]:
-    """Return where the guidance acts: every k-th level of its band.
+def guided_levels(levels: Sequence[Level], settings: Mapping[str, Value]) -> list[Level]:
+    """Return where the guidance acts: the levels of its band.
 
     Raises:
         SettingsError: the band ends above where it begins.
@@ -161,8 +161,7 @@ def guided_levels(levels: Sequence[Level], settings: Mapping[str, Value]) -> fro
             kept="No picture was changed",
             todo="Exchange them, or switch the guidance off",
         )
-    inside = [level for level in levels if smallest <= level.sigma <= largest]
-    return frozenset(inside[:: int(settings["every"])])
+    return [level for level in levels if smallest <= level.sigma <= largest]
 
 
 def masker(net: CLRFace, known: Known, choice: str, given: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -185,20 +184,23 @@ def predictor(net: CLRFace, known: Known, guidance: Guidance | None) -> Predict:
     scale means the same at every level and for every recogniser.
     """
 
-    def predict(z: Tensor, level: Level) -> Prediction:
-        z0_hat = net.denoise(z, known.condition, level.sigma)
-        said = from_clean(z, z0_hat, level)
-        if guidance is None or level not in guidance.levels:
-            return said
+    def plain(z: Tensor, level: Level) -> Prediction:
+        return from_clean(z, net.denoise(z, known.condition, level.sigma), level)
+
+    if guidance is None:
+        return plain
+
+    def guided(z: Tensor, level: Level) -> Prediction:
+        said = plain(z, level)
         # By z0_hat_t itself, as Sec. 3.3 has it: backwards through recogniser and decoder, not through the U-Net.
         gradient = steering(
             guidance.guide,
-            z0_hat,
+            said.clean,
             guidance.target,
             scale=guidance.scale,
-            mask=guidance.mask(z0_hat),
+            mask=guidance.mask(said.clean),
             picture=lambda free: (net.decode(free) + 1) / 2,
         )
         return replace(said, gradient=gradient)
 
-    return predict
+    return every_kth(guided, plain, guidance.levels, guidance.every)

@@ -9,22 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...fidelity import FIDELITY
+from ...networks.conditional_diffusion import COMPACT
 from ...registry import MASK, Config, Input, Method, Paper, Param, Part
 from .mask import DELTA
 from .model import DiffuseRestore
 from .restore import restore
-
-COMPACT = {
-    "irn": "compact",
-    "condition": "both",
-    "predicts": "residual",
-    "unet": {
-        "channels": 48, "mult": (1, 2, 3, 3), "blocks": 1, "attention": (8,), "head": 48, "residual_resample": False,
-        "fold": 4, "groups": 8,
-    },
-}  # fmt: skip
-"""A quarter of the widths at a quarter of the side. It sees x and g_phi(x): a network this small, trained for hours,
-cannot learn to recover the face and to paint it."""
 
 PAPER_256 = {
     "irn": "paper",
@@ -81,7 +70,7 @@ PARAMS = (
     Param("start_from", "irn", "Begin from the recovered face, or from pure noise (Net1)", choices=("irn", "noise")),
     Param("guidance", True, "Steer each step to the identity of the recovered face; off: Net2"),
     Param("scale", 0.05, "How strongly to steer", 0.0, 10.0, 0.01),
-    Param("every", 1, "Steer at every n-th step only, which is faster", 1, 100, 1),
+    Param("every", 1, "Ask the guide at every k-th step only and hold its answer between, which is faster", 1, 100, 1),
     Param(
         "gradient", "estimate",
         "The gradient by the noisy face: with the estimated noise held (fast), or through the network as in the paper",

@@ -14,13 +14,13 @@ As printed: `sampler` ddpm, `gradient` network, `steps` 400 (Net1: 1000).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
 
-from ...diffusion.guidance import IdentityGuide, choose_mask, guide_or_embedded, steering, targets
+from ...diffusion.guidance import IdentityGuide, choose_mask, every_kth, guide_or_embedded, steering, targets
 from ...diffusion.levels import Level, following, q_sample
 from ...diffusion.predictions import Predict, Prediction, from_clean
 from ...diffusion.samplers import SAMPLERS
@@ -80,7 +80,8 @@ def restore(
             ),
             scale=float(settings["scale"]) * dial(fidelity, 0.5, 1, 2),
             through_network=settings["gradient"] == "network",
-            guided=frozenset(levels[:: int(settings["every"])]),
+            levels=levels,
+            every=int(settings["every"]),
         )  # fmt: skip
     predict = predictor(net, condition, following(levels), guidance)
     y = SAMPLERS[sampler](
@@ -142,8 +143,10 @@ class Guidance:
     scale: float
     through_network: bool
     """Whether the gradient by y_t goes through the U-Net, as printed, or the noise it estimates is held."""
-    guided: frozenset[Level]
-    """Levels where it acts."""
+    levels: Sequence[Level]
+    """Where it acts."""
+    every: int
+    """The gradient is made anew at every so many of them."""
 
 
 def predictor(
@@ -186,5 +189,4 @@ def predictor(
         gradient = steer(y, picture=lambda free: ((free - level.sigma * said.noise) / level.alpha + 1) / 2)
         return replace(said, gradient=gradient)
 
-    guided = through_network if guidance.through_network else held
-    return lambda y, level: guided(y, level) if level in guidance.guided else plain(y, level)
+    return every_kth(through_network if guidance.through_network else held, plain, guidance.levels, guidance.every)

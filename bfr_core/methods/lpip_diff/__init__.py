@@ -9,21 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...fidelity import FIDELITY
+from ...networks.conditional_diffusion import COMPACT
 from ...registry import Config, Method, Paper, Param, Part
 from .model import LPIPDiff
 from .picture import restore_picture
 from .restore import PATCH_BATCH, restore
-
-COMPACT = {
-    "irn": "compact",
-    "condition": "both",
-    "predicts": "residual",
-    "unet": {
-        "channels": 48, "mult": (1, 2, 3, 3), "blocks": 1, "attention": (8,), "head": 48, "residual_resample": False,
-        "fold": 4, "groups": 8,
-    },
-}  # fmt: skip
-"""The network of Diffuse-and-Restore's compact config, so that the training of one can begin from the other."""
 
 PAPER = {
     "irn": None,

@@ -1,0 +1,182 @@
+"""Whose faces to restore, by photos of them, and which restored faces to take back because they became somebody else.
+
+Both ask a recogniser, by cosines of identity vectors, and neither knows anybody's name. What a cosine means depends on
+the recogniser, so every limit here belongs to one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingsError
+from ..weights import read_card
+from .identity import EMBEDDED, FaceRecogniser, drift, identities
+
+_TIE = 1e-4
+"""Cosines this close are equal: a photo among both the wanted and the others is embedded in batches of two sizes."""
+LEAST = 0.3
+"""Least likeness by recognisers other than the embedded one: MobileFaceNet takes 1 % of strangers for the person from
+0.24 to 0.28 on, by the view (`bfr bench recogniser`), and the other ArcFace networks are read on the same scale."""
+
+USUAL_DRIFT = "0 to 0.07 by the embedded recogniser, 0 to 0.55 by MobileFaceNet; of another person 0.75 and more"
+"""How far faces degraded as for GFPGAN move when the compact methods restore them: the rows of drift of
+`bfr bench recogniser`; to be measured again with every new file of the embedded one."""
+
+
+def usual_least(recogniser: FaceRecogniser) -> float:
+    """Return the least likeness to be taken for the same person by a recogniser.
+
+    By the embedded one, what its card says: the cosine from which 1 % of strangers are taken for the person of a clean
+    photo, when that person's picture is mirrored, turned, relit and degraded.
+    """
+    return read_card("recogniser").metrics["least_moved_gfpgan"] if recogniser.layout is EMBEDDED else LEAST
+
+
+class Likeness(NamedTuple):
+    """What was found about one face."""
+
+    cosine: float
+    """To the nearest of the people asked for; where only people to leave alone were named, to the nearest of them."""
+    reason: str
+    """Why the face is left as it is; empty where it is to be restored."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class People:
+    """Whom to restore, whom to leave alone, and who tells.
+
+    For each vector of `only`, the one face of a picture that is most like it is restored, if it is at least `least`
+    like it; several vectors may be of one person. For each of `others`, the face most like it is left alone, if it is
+    at least `least` like it and not more like somebody in `only`. With `only` empty, everybody else is restored.
+
+    Raises:
+        SettingsError: nobody is named, the vectors are not of this recogniser, or `least` is out of range.
+    """
+
+    recogniser: FaceRecogniser
+    title: str
+    """Of the recogniser, in words, for reports."""
+    only: Tensor
+    """(N, D) of unit length; N may be 0."""
+    others: Tensor
+    """(M, D) of unit length; M may be 0."""
+    least: float
+
+    def __post_init__(self) -> None:
+        found = None
+        if not -1 <= self.least <= 1:
+            found = f"found a least likeness of {self.least}; expected a cosine, -1 to 1"
+        elif not len(self.only) + len(self.others):
+            found = "found nobody to look for; expected a photo of somebody to restore or to leave alone"
+        elif self.only.ndim != 2 or self.others.ndim != 2 or self.only.shape[1] != self.others.shape[1]:
+            found = f"found vectors of shape {tuple(self.only.shape)} and {tuple(self.others.shape)}; expected (N, D) "
+            found += "and (M, D)"
+        if found:
+            raise SettingsError(
+                "Cannot look for these people",
+                found=found,
+                kept="Nothing was started",
+                todo="Choose a likeness in that range, or give photos that show a face",
+            )
+
+    @classmethod
+    def of(
+        cls,
+        recogniser: FaceRecogniser,
+        title: str,
+        *,
+        only: Tensor | None = None,
+        others: Tensor | None = None,
+        least: float | None = None,
+    ) -> People:
+        """Return the people of these identity vectors; who is not given is nobody, `least` the recogniser's usual."""
+        width = next((given.shape[1] for given in (only, others) if given is not None), 0)
+        nobody = torch.zeros(0, width)
+        return cls(
+            recogniser,
+            title,
+            nobody if only is None else only,
+            nobody if others is None else others,
+            usual_least(recogniser) if least is None else least,
+        )
+
+    def find(self, faces: Tensor) -> list[Likeness]:
+        """Say for each face of one picture whether it is to be restored, and why not.
+
+        Shapes: faces (B, 3, S, S), FFHQ-aligned crops in [0, 1]; B may be 0.
+        """
+        if not len(faces):
+            return []
+        vectors = identities(self.recogniser, faces)
+        wanted, others = vectors @ self.only.T, vectors @ self.others.T
+        nearest = _most(wanted)
+        reasons = self._not_asked_for(wanted, nearest) if len(self.only) else [""] * len(faces)
+        for face in set(others.argmax(0).tolist()):
+            cosine = float(others[face].max())
+            if not reasons[face] and cosine >= self.least and cosine >= nearest[face] - _TIE:
+                reasons[face] = f"cosine {cosine:.3f} to somebody who is to be left alone"
+        cosines = nearest if len(self.only) else _most(others)
+        return [Likeness(float(cosine), reason) for cosine, reason in zip(cosines, reasons, strict=True)]
+
+    def _not_asked_for(self, wanted: Tensor, nearest: Tensor) -> list[str]:
+        chosen = {int(face) for face, most in zip(wanted.argmax(0), wanted.amax(0), strict=True) if most >= self.least}
+        reasons = []
+        for face, cosine in enumerate(nearest.tolist()):
+            if face in chosen:
+                reasons.append("")
+            elif cosine < self.least:
+                needed = f"at least {self.least:g} needed"
+                reasons.append(f"cosine {cosine:.3f} to the person asked for, {needed}")
+            else:
+                most = float(wanted[:, int(wanted[face].argmax())].max())
+                reasons.append(
+                    f"cosine {cosine:.3f} to the person asked for, but somebody else in this picture is more like the "
+                    f"reference ({most:.3f})"
+                )
+        return reasons
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DriftGate:
+    """How far restoring may move who a face shows, and who tells.
+
+    Raises:
+        SettingsError: the limit is out of range.
+    """
+
+    recogniser: FaceRecogniser
+    title: str
+    """Of the recogniser, in words, for reports."""
+    most: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.most <= 2:
+            raise SettingsError(
+                f"Cannot allow a drift of {self.most}",
+                found="a drift is one minus a cosine; expected 0 to 2",
+                kept="Nothing was started",
+                todo="Choose a limit in that range: 0 is the same person, about 1 somebody else",
+            )
+
+    def judge(self, before: Tensor, after: Tensor) -> list[tuple[float, str]]:
+        """Return for each face its drift and why it is to be left as it was, empty where it may stay restored.
+
+        Shapes: before and after (B, 3, S, S), FFHQ-aligned crops in [0, 1]; B may be 0.
+        """
+        if not len(before):
+            return []
+        return [
+            (moved, f"restoring moved its identity by {moved:.3f}, more than the {self.most:g} allowed")
+            if moved > self.most
+            else (moved, "")
+            for moved in drift(self.recogniser, before, after).tolist()
+        ]
+
+
+def _most(cosines: Tensor) -> Tensor:
+    """Return the largest of each row, below any cosine where there is no column."""
+    return cosines.amax(1) if cosines.shape[1] else torch.full((len(cosines),), -2.0)
