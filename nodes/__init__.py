@@ -10,7 +10,9 @@ from .degrade import DegradeFaces
 from .detect import AlignFaces, DetectFaces, LoadDetector
 from .guidance import CombineGuidanceMasks, FacePartMask, GuidanceMask, IdentityGuideNode, PreviewGuidanceMask
 from .host import register_folders
+from .people import IdentityDriftGate, SelectPerson
 from .picture import RestoreImage
+from .pltrans import LoadPLTransLatent, PLTransDecode, PLTransLatent, PLTransMix, PLTransSample, SavePLTransLatent
 from .restore import LoadRestorer, RestoreFaces, method_node
 from .style import LoadStyleCodes, MakeStyleCodes, MixStyleCodes, PreviewStyleCodes, SaveStyleCodes
 
@@ -24,6 +26,7 @@ class BfrExtension(ComfyExtension):
         fixed = [LoadDetector, DetectFaces, AlignFaces, LoadRestorer, CompositeFaces, RestoreFaces]
         fixed += [CompareFaces, DegradeFaces]
         fixed += [MakeStyleCodes, PreviewStyleCodes, MixStyleCodes, SaveStyleCodes, LoadStyleCodes]
+        fixed += [PLTransLatent, PLTransSample, PLTransMix, PLTransDecode, SavePLTransLatent, LoadPLTransLatent]
         fixed += [GuidanceMask, FacePartMask, CombineGuidanceMasks, PreviewGuidanceMask]
-        fixed += [IdentityGuideNode, RestoreImage]
+        fixed += [IdentityGuideNode, RestoreImage, SelectPerson, IdentityDriftGate]
         return fixed + [method_node(method) for method in methods().values()]

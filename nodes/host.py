@@ -64,12 +64,13 @@ def model_path(folder: str, name: str) -> Path:
     return Path(path)
 
 
-def new_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
+def new_output(prefix: str, suffix: str, usual: str) -> tuple[Path, dict[str, str]]:
     """Return a path in the output folder that no file has yet, and what the host's history says of it.
 
     Args:
         prefix: name that a counter follows, with folders before it, as in Save Image.
         suffix: of the file.
+        usual: a prefix that the host allows, for the error.
 
     Raises:
         OutputMediaError: the host allows no file there.
@@ -82,7 +83,7 @@ def new_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
             found=f"the host refused: {str(error).splitlines()[0] if str(error) else type(error).__name__}; expected a "
             "name within the output folder",
             kept="Nothing was written",
-            todo="Choose another filename_prefix, such as style_codes/face",
+            todo=f"Choose another filename_prefix, such as {usual}",
         ) from error
     folder, name, counter, subfolder, _ = found
     file = f"{name}_{counter:05}_{suffix}"

@@ -6,20 +6,17 @@ from typing import Any
 
 import torch
 
-from ..bfr_core.errors import SettingsError
-from ..bfr_core.methods.vspbfr.codes import SUFFIX, StyleCodes, load_codes, mix_codes, save_codes
+from ..bfr_core.methods.vspbfr.codes import StyleCodes, load_codes, mix_codes, save_codes
 from ..bfr_core.methods.vspbfr.prompts import preview, style_codes
 from ..bfr_core.registry import get_method
 from .compat import io, option, schema
-from .host import data_files, data_path, join_image, new_output, runtime, split_image
+from .host import join_image, runtime, split_image
+from .kept import Kept, load_node, save_node
 from .models import LoadedRestorer, get_restorer
 from .restore import SEED, SEED_HELP, batch_seeds, default_config
 from .types import CATEGORY, RestorerSocket, StyleCodesSocket
 
 _METHOD = "vspbfr"
-_FOLDER = "style_codes"
-_NONE = "none"
-"""Choice of Load Style Codes while no file is there: an empty list would say nothing."""
 _LAYERS = 18
 """Layers of a face generator of 1024 px, the largest there is."""
 
@@ -28,6 +25,18 @@ _SHOWN = {
     "final": lambda codes: codes.denoised,
     "initial": lambda codes: codes.initial,
 }
+
+_KEPT = Kept(
+    label="Style Codes",
+    title="style codes",
+    socket=StyleCodesSocket,
+    name="codes",
+    folder="style_codes",
+    method=_METHOD,
+    contents="every step of them",
+    write=save_codes,
+    read=load_codes,
+)
 
 
 def _restorer(given: LoadedRestorer | None) -> LoadedRestorer:
@@ -146,73 +155,4 @@ class MixStyleCodes(io.ComfyNode):
         return io.NodeOutput(mix_codes(a, b, share=amount, first=first_layer, last=last_layer))
 
 
-class SaveStyleCodes(io.ComfyNode):
-    """Keep style codes in a file."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node."""
-        return schema(
-            node_id="BFR_SaveStyleCodes",
-            display_name="Save Style Codes",
-            category=CATEGORY,
-            description="Save style codes to the output folder, for Load Style Codes.",
-            search_aliases=[_METHOD, "export style codes"],
-            inputs=[
-                StyleCodesSocket.Input("codes", tooltip="The codes to save, every step of them"),
-                option(
-                    io.String, "filename_prefix", default=f"{_FOLDER}/face",
-                    tooltip=f"A counter follows; Load Style Codes lists what is in {_FOLDER}/",
-                ),
-            ],
-            outputs=[],
-            is_output_node=True,
-        )  # fmt: skip
-
-    @classmethod
-    def execute(cls, codes: StyleCodes, filename_prefix: str = f"{_FOLDER}/face") -> io.NodeOutput:
-        """Write the file."""
-        path, shown = new_output(filename_prefix, SUFFIX)
-        save_codes(path, codes)
-        return io.NodeOutput(ui={_FOLDER: [shown]})
-
-
-class LoadStyleCodes(io.ComfyNode):
-    """Read style codes from a file."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node."""
-        return schema(
-            node_id="BFR_LoadStyleCodes",
-            display_name="Load Style Codes",
-            category=CATEGORY,
-            description="Load style codes that Save Style Codes wrote.",
-            search_aliases=[_METHOD, "import style codes"],
-            inputs=[
-                option(
-                    io.Combo, "file", options=[_NONE, *data_files(_FOLDER, SUFFIX)],
-                    tooltip=f"A file in the input folder, or in {_FOLDER}/ of the output folder; press R to list anew",
-                )
-            ],
-            outputs=[StyleCodesSocket.Output(display_name="codes", tooltip="The codes, every step of them")],
-        )  # fmt: skip
-
-    @classmethod
-    def fingerprint_inputs(cls, file: str | None = _NONE) -> float:
-        """Run again when the file was replaced."""
-        if file in (None, _NONE) or not data_path(file).is_file():
-            return 0.0
-        return data_path(file).stat().st_mtime
-
-    @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
-        """Read the file."""
-        if file == _NONE:
-            raise SettingsError(
-                "No style codes to load",
-                found="no file is chosen; expected one that Save Style Codes wrote",
-                kept="Nothing was started",
-                todo="Save some first, press R, and choose them here",
-            )
-        return io.NodeOutput(load_codes(data_path(file)))
+SaveStyleCodes, LoadStyleCodes = save_node(_KEPT), load_node(_KEPT)

@@ -19,6 +19,8 @@ CropsSocket = io.Custom("BFR_CROPS")
 RestorerSocket = io.Custom("BFR_RESTORER")
 StyleCodesSocket = io.Custom("BFR_STYLE_CODES")
 """Carries `bfr_core.methods.vspbfr.codes.StyleCodes`."""
+PLTransLatentSocket = io.Custom("BFR_PLTRANS_LATENT")
+"""Carries `bfr_core.methods.pltrans.latents.PLTransLatents`."""
 
 CATEGORY = "BFR/faces"
 

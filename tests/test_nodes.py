@@ -136,7 +136,8 @@ def test_entrypoint_gives_all_nodes(nodes: dict[str, Any], pack: Pack) -> None:
     fixed += ("CompareFaces", "DegradeFaces")
     fixed += ("StyleCodes", "StylePreview", "MixStyleCodes", "SaveStyleCodes", "LoadStyleCodes")
     fixed += ("GuidanceMask", "FacePartMask", "CombineGuidanceMasks", "PreviewGuidanceMask", "IdentityGuide")
-    fixed += ("RestoreImage_lpip_diff",)
+    fixed += ("RestoreImage_lpip_diff", "SelectPerson", "IdentityDriftGate")
+    fixed += ("PLTransLatent", "PLTransSample", "PLTransMix", "PLTransDecode", "SavePLTransLatent", "LoadPLTransLatent")
     assert set(nodes) == {f"BFR_{name}" for name in fixed} | {f"BFR_Restore_{name}" for name in methods}
     # ComfyUI has a top-level module `nodes`, and the stand-in has put one there: ours is not mistaken for it.
     assert not hasattr(sys.modules["nodes"], "BfrExtension")

@@ -228,14 +228,18 @@ class Run:
             )
 
     def _start_from(self, path: Path) -> None:
-        """Start with the weights of a file: exported weights for the exported network, or a checkpoint's averages."""
+        """Start with the weights of a file: exported weights for the exported networks, or a checkpoint's averages."""
         if path.is_dir() or path.suffix == ".pt":
             state = read_newest(path)
             for key, net in self.nets.items():
                 fill(net, averaged(state, key), what=f"{key} of {path.name}")
         else:
-            key = self.stage.exported
-            fill(self.nets[key], self.stage.adopted(load_state(path)), what=f"{key} of {self.stage.title}")
+            weights = dict(self.stage.adopted(load_state(path)))
+            *first, last = self.stage.exported
+            for name in first:
+                own = {key: weights.pop(key) for key in self.nets[name].state_dict() if key in weights}
+                fill(self.nets[name], own, what=f"{name} of {self.stage.title}")
+            fill(self.nets[last], weights, what=f"{last} of {self.stage.title}")  # which names what is left over
 
     # A step
 

@@ -118,7 +118,8 @@ class Stage(ABC, Generic[C]):
     """What a person should know before using the weights, for their card."""
     averaged: ClassVar[tuple[str, ...]] = ("net",)
     """Networks whose average over time is kept, validated and exported."""
-    exported: ClassVar[str] = "net"
+    exported: ClassVar[tuple[str, ...]] = ("net",)
+    """Networks whose weights an export holds; no key is in two of them."""
     pixel_layers: ClassVar[tuple[str, ...]] = ("stem", "head")
     """Layers that map from or to pixels, whose scale matters: Muon leaves them to AdamW."""
 
@@ -131,7 +132,7 @@ class Stage(ABC, Generic[C]):
 
     @classmethod
     def shipped(cls, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return trained weights of the exported network as a restorer loads them.
+        """Return trained weights of the exported networks as a restorer loads them.
 
         Raises:
             SettingsError: they cannot be used by themselves; the message says what to do.
@@ -140,7 +141,7 @@ class Stage(ABC, Generic[C]):
 
     @classmethod
     def adopted(cls, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return weights that a restorer loads as the exported network holds them, to start a run from."""
+        """Return weights that a restorer loads as the exported networks hold them, to start a run from."""
         return weights
 
     @abstractmethod

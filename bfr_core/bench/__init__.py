@@ -18,6 +18,7 @@ PARTS = {
     "vspbfr": "vspbfr",
     "degrade": "degrade",
     "diffusion": "diffusion",
+    "pltrans": "pltrans",
 }
 """Part of the benchmark: module that measures it."""
 PAPER = {"diffusion": "diffusion_published"}

@@ -1,20 +1,25 @@
-"""A vector-quantised autoencoder without attention: the latent space of CLR-Face.
+"""A vector-quantised autoencoder: the latent space of CLR-Face, and encoder, dictionary and decoder of PLTrans.
 
-Source: CLR-Face Sec. 3.1, after VQGAN (Esser et al., arXiv:2012.09841) in the layout that Latent Diffusion published as
-vq-f4-noattn (github.com/CompVis/latent-diffusion), whose keys these are. Attention at 128 x 128 positions would cost
-more than all else together.
+Sources: CLR-Face Sec. 3.1, after VQGAN (Esser et al., arXiv:2012.09841) in the layout that Latent Diffusion published
+as vq-f4-noattn (github.com/CompVis/latent-diffusion), whose keys these are; attention at 128 x 128 positions would cost
+more than all else together. PLTrans takes RestoreFormer's sizes (arXiv:2201.06374, Sec. 3.2), which attend in several
+heads at the 16 x 16 positions of their last level and in the middle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 SIGMA_DATA = 0.5
 """Standard deviation that latents are brought to: what EDM (arXiv:2206.00364) assumes of data."""
+
+_Heads = Mapping[int, int]
+"""Heads of the attention by level."""
 
 _ROWS = 4_096
 """Positions compared with the codebook at a time: 8,192 entries make 128 MiB of distances."""
@@ -52,58 +57,89 @@ class _Up(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def _middle(width: int, groups: int) -> nn.Module:
-    middle = nn.Module()
-    middle.block_1, middle.block_2 = _Block(width, width, groups), _Block(width, width, groups)
-    return middle
+class _Attention(nn.Module):
+    def __init__(self, channels: int, heads: int, groups: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm1(x)
+        ways = (self.q(h), self.k(h), self.v(h))
+        q, k, v = (rearrange(way, "b (n c) h w -> b n (h w) c", n=self.heads).contiguous() for way in ways)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(rearrange(mixed, "b n (h w) c -> b (n c) h w", h=x.shape[2]))
+
+
+class _Middle(nn.Module):
+    def __init__(self, width: int, groups: int, heads: int | None) -> None:
+        super().__init__()
+        self.block_1 = _Block(width, width, groups)
+        self.attn_1 = nn.Identity() if heads is None else _Attention(width, heads, groups)
+        self.block_2 = _Block(width, width, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class _Level(nn.Module):
+    """Blocks of one resolution, each with attention behind it or none."""
+
+    def __init__(self, inp: int, out: int, blocks: int, groups: int, heads: int | None) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(_Block(inp if first == 0 else out, out, groups) for first in range(blocks))
+        self.attn = nn.ModuleList(_Attention(out, heads, groups) for _ in range(blocks if heads else 0))
+        self.downsample: nn.Module | None = None
+        self.upsample: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[index](x)
+        resample = self.downsample or self.upsample
+        return x if resample is None else resample(x)
 
 
 class _Encoder(nn.Module):
-    """E of Eq. 1, before the quantiser."""
+    """E of CLR-Face Eq. 1, before the quantiser."""
 
-    def __init__(self, widths: Sequence[int], blocks: int, dim: int, fold: int, groups: int) -> None:
+    def __init__(self, widths: Sequence[int], blocks: int, dim: int, fold: int, groups: int, heads: _Heads) -> None:
         super().__init__()
         self.fold = fold
         self.conv_in = nn.Conv2d(3 * fold**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         width = widths[0]
         for depth, out in enumerate(widths):
-            level = nn.Module()
-            level.block = nn.ModuleList(_Block(width if first == 0 else out, out, groups) for first in range(blocks))
+            level = _Level(width, out, blocks, groups, heads.get(depth))
             if depth < len(widths) - 1:
                 level.downsample = _Down(out)
             self.down.append(level)
             width = out
-        self.mid = _middle(width, groups)
+        self.mid = _Middle(width, groups, heads.get(-1))
         self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(F.pixel_unshuffle(x, self.fold) if self.fold > 1 else x)
         for level in self.down:
-            for block in level.block:  # type: ignore[union-attr]
-                h = block(h)
-            if hasattr(level, "downsample"):
-                h = level.downsample(h)  # type: ignore[operator]
-        h = self.mid.block_2(self.mid.block_1(h))  # type: ignore[operator]
-        return self.conv_out(F.silu(self.norm_out(h)))
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
 class _Decoder(nn.Module):
-    """G of Eq. 2, after the quantiser."""
+    """G of CLR-Face Eq. 2, after the quantiser."""
 
-    def __init__(self, widths: Sequence[int], blocks: int, dim: int, fold: int, groups: int) -> None:
+    def __init__(self, widths: Sequence[int], blocks: int, dim: int, fold: int, groups: int, heads: _Heads) -> None:
         super().__init__()
         self.fold = fold
         width = widths[-1]
         self.conv_in = nn.Conv2d(dim, width, 3, padding=1)
-        self.mid = _middle(width, groups)
+        self.mid = _Middle(width, groups, heads.get(-1))
         levels: list[nn.Module] = []
         for depth, out in reversed(list(enumerate(widths))):
-            level = nn.Module()
-            level.block = nn.ModuleList(
-                _Block(width if first == 0 else out, out, groups) for first in range(blocks + 1)
-            )
+            level = _Level(width, out, blocks + 1, groups, heads.get(depth))
             if depth:
                 level.upsample = _Up(out)
             levels.insert(0, level)  # numbered by resolution, as the encoder's
@@ -113,12 +149,9 @@ class _Decoder(nn.Module):
         self.conv_out = nn.Conv2d(width, 3 * fold**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.mid.block_2(self.mid.block_1(self.conv_in(z)))  # type: ignore[operator]
+        h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
-            for block in level.block:  # type: ignore[union-attr]
-                h = block(h)
-            if hasattr(level, "upsample"):
-                h = level.upsample(h)  # type: ignore[operator]
+            h = level(h)
         h = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(h, self.fold) if self.fold > 1 else h
 
@@ -140,13 +173,17 @@ class VQAutoencoder(nn.Module):
         fold: int = 1,  # side of the square of pixels that becomes one position
         groups: int = 32,
         shortcut: bool = False,  # means of colours pass straight to the latent, and the latent to colours
+        attention: tuple[int, ...] = (),  # levels whose blocks attend, counted from 0; the middle then does, too
+        heads: int = 1,  # of the attention
     ) -> None:
         super().__init__()
         widths = [channels * factor for factor in mult]
         self.dim, self.codes = dim, codes
         self.factor = fold * 2 ** (len(mult) - 1)
-        self.encoder = _Encoder(widths, blocks, dim, fold, groups)
-        self.decoder = _Decoder(widths, blocks, dim, fold, groups)
+        # -1: the middle.
+        attending: _Heads = dict.fromkeys((*attention, -1), heads) if attention else {}
+        self.encoder = _Encoder(widths, blocks, dim, fold, groups, attending)
+        self.decoder = _Decoder(widths, blocks, dim, fold, groups, attending)
         self.quant_conv = nn.Conv2d(dim, dim, 1)
         self.post_quant_conv = nn.Conv2d(dim, dim, 1)
         # Group norms forget what all of a picture has in common, its colours. A large network codes them in patterns; a

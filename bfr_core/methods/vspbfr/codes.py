@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from ...errors import InputMediaError, SettingsError
-from ...media.atomic import publish
-from ...registry import identify
+from ...media.tensors import SUFFIX as SUFFIX
+from ...media.tensors import TensorFile
 
-SUFFIX = ".safetensors"
-_FORMAT, _VERSION = "vspbfr style codes", 1
-_HEADER = 1 << 20
-"""Bytes of the longest header we read: that of two tensors takes a few hundred."""
+_FILE = TensorFile("vspbfr style codes", 1, "style codes", "Save Style Codes")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,10 +121,7 @@ def save_codes(path: Path, codes: StyleCodes) -> None:
     Raises:
         OutputMediaError: it cannot be written there.
     """
-    tensors = {"initial": codes.initial.contiguous(), "steps": codes.steps.contiguous()}
-    metadata = {"format": _FORMAT, "version": str(_VERSION), "config": codes.config}
-    with publish(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata))
+    _FILE.save(path, {"initial": codes.initial, "steps": codes.steps}, {"config": codes.config})
 
 
 def load_codes(path: Path) -> StyleCodes:
@@ -139,52 +130,10 @@ def load_codes(path: Path) -> StyleCodes:
     Raises:
         InputMediaError: the file is missing, damaged, of another kind or of a newer version, or its codes do not fit.
     """
-    header = _header(path)
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") != _FORMAT:
-        known = identify(header)
-        inside = f"weights of {known}" if known else f"{len(header)} tensors ({', '.join(list(header)[:3]) or 'none'})"
-        raise _unreadable(path, f"found {inside}; expected style codes", "Choose a file that Save Style Codes wrote")
-    version = metadata.get("version", "")
-    if version != str(_VERSION):
-        raise _unreadable(path, f"its format is version {version}; expected {_VERSION}", "Update the package")
+    tensors, metadata = _FILE.load(path)
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
         return StyleCodes(tensors["initial"], tensors["steps"], metadata["config"])
-    except (safetensors.SafetensorError, OSError, KeyError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise _unreadable(path, f"the file is damaged ({reason}); expected whole style codes") from error
+    except KeyError as error:
+        raise _FILE.damaged(path, f"{error} is missing") from error
     except InputMediaError as error:
-        raise _unreadable(path, error.found) from error
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """Return what a safetensors file says of its tensors, before any of them is read: the file may be of any size."""
-    if not path.is_file():
-        raise InputMediaError(
-            f"Cannot find the style codes {path.name}",
-            found=f"{'it is a folder' if path.is_dir() else f'no such file in {path.parent}'}; expected a file",
-            kept="Nothing was changed",
-            todo="Put the file there, or choose another",
-        )
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= _HEADER else None
-    except OSError as error:
-        raise _unreadable(path, f"the system refused: {error.strerror or error}") from error
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
-        found = f"the {path.stat().st_size} bytes do not begin as a safetensors file of codes does"
-        raise _unreadable(path, f"{found}; expected style codes", "Choose a file that Save Style Codes wrote")
-    return header
-
-
-def _unreadable(path: Path, found: str, todo: str = "Copy the file again, or make the codes anew") -> InputMediaError:
-    return InputMediaError(
-        f"Cannot read the style codes {path}",
-        found=found,
-        kept="The file is unchanged and nothing was loaded",
-        todo=todo,
-    )
+        raise _FILE.unreadable(path, error.found) from error

@@ -1,0 +1,142 @@
+"""Restoring a face, in the order of the paper's Fig. 2: features, query, keys and values, attention, decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ...errors import InputMediaError, SettingsError
+from ...fidelity import dial
+from ...registry import Context, Value
+from ...seeding import Draws
+from .model import PLTrans
+from .strength import N, S, steps_for, strength
+
+
+def restore(
+    net: PLTrans,
+    faces: Tensor,
+    settings: Mapping[str, Value],
+    seeds: Collection[int],
+    inputs: Mapping[str, Tensor],
+    context: Context,
+) -> Tensor:
+    """Return y_hat = G(z_hat), (B, 3, S, S) in about [0, 1], for faces in [0, 1].
+
+    Dial: to 0 the query is perturbed half as far again, so that more of it is painted anew; to 1 a quarter as far,
+    and the encoder sees half of what an identity recovery network before it would change.
+
+    Raises:
+        InputMediaError: sides that the networks cannot halve.
+        SettingsError: settings that contradict each other, or more wavelet levels than the features halve.
+    """
+    u, q = encoded(net, faces, settings, Draws(tuple(seeds), faces.device), context)
+    return decoded(net, u, q, settings)
+
+
+def encoded(
+    net: PLTrans, faces: Tensor, settings: Mapping[str, Value], draws: Draws, context: Context
+) -> tuple[Tensor, Tensor]:
+    """Return the regularised latent u_hat_0^hq and the features q of faces in [0, 1].
+
+    Shapes: faces (B, 3, S, S); u (B, latent, h, w), normalised, and q (B, dim, h, w), both float32 or wider.
+
+    Raises:
+        InputMediaError: sides that the networks cannot halve.
+        SettingsError: settings that contradict each other, or more wavelet levels than the features halve.
+    """
+    check_sides(net, faces)
+    n, s = perturbations(faces, settings, net.regulariser.timesteps, context.note)
+    # Sec. 3.1: preliminary features.
+    share = dial(float(settings["fidelity"]), 1, 1, 0.5, linear=True)
+    q = net.encode(net.seen(faces * 2 - 1, share))
+    q = q.to(torch.promote_types(q.dtype, torch.float32))
+    # Sec. 3.2: E_Q, perturbation, and the reverse process with the low frequencies of the input.
+    u = net.regulariser.encode(q)
+    if not settings["diffusion"]:
+        return u, q
+    wavelet, levels = bool(settings["wavelet"]), int(settings["levels"])
+    if wavelet:
+        check_levels(u, levels)
+    u = net.regulariser.regularise(
+        u, n, s, int(settings["transitions"]), levels, draws, wavelet=wavelet, report=context.report
+    )
+    return u, q
+
+
+def decoded(net: PLTrans, u: Tensor, q: Tensor, settings: Mapping[str, Value]) -> Tensor:
+    """Return y_hat, (B, 3, S, S) in about [0, 1], of latents and features as `encoded` returns them."""
+    # Sec. 3.2: D_Q gives the query; w/o DIFF of Table 1 asks with the features themselves.
+    q_hat = net.regulariser.decode(u) if settings["diffusion"] else q
+    # Sec. 3.3: keys and values, cross-attention.
+    z_hat = net.restored_features(
+        q_hat, q, dictionary=bool(settings["dictionary"]), transformer=bool(settings["transformer"])
+    )
+    return (net.decode(z_hat) + 1) / 2
+
+
+def perturbations(
+    faces: Tensor, settings: Mapping[str, Value], timesteps: int, note: Callable[[str], None]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return n and s of each face, by the settings `steps`, `n`, `s` and `fidelity`, and note those that were read.
+
+    Raises:
+        SettingsError: s is not below n, or n is above T.
+    """
+    n, s = int(settings["n"]), int(settings["s"])
+    automatic = settings["steps"] == "auto"
+    if not automatic and not s < n <= timesteps:
+        raise SettingsError(
+            "Cannot perturb the features in this way",
+            found=f"found n {n} and s {s}; expected s < n <= {timesteps}",
+            kept="No picture was changed",
+            todo="Give an s below n, or let steps be auto",
+        )
+    read = strength(faces).tolist() if automatic else []
+    pairs = [steps_for(value, timesteps) for value in read] or [(n, s)] * len(faces)
+    factor = dial(float(settings["fidelity"]), 1.5, 1, 0.25)
+    turned = [_scaled(n, s, factor, timesteps) for n, s in pairs]
+    if automatic and settings["diffusion"]:
+        if (n, s) != (N, S):
+            note(f"n {n} and s {s} were left aside, as PLTrans chose its steps; with steps fixed it takes them")
+        said = ", ".join(f"{value:.2f} (n {n}, s {s})" for value, (n, s) in zip(read, turned, strict=True))
+        note(f"PLTrans read the degradation of faces, 0 to 1, and chose its steps: {said}")
+    return [n for n, _ in turned], [s for _, s in turned]
+
+
+def _scaled(n: int, s: int, factor: float, timesteps: int) -> tuple[int, int]:
+    scaled = min(max(round(n * factor), 1), timesteps)
+    return scaled, min(round(s * scaled / n), scaled - 1)
+
+
+def check_sides(net: PLTrans, x: Tensor) -> None:
+    """Check that the networks can halve the sides of pictures as often as they do.
+
+    Raises:
+        InputMediaError: they cannot.
+    """
+    if any(side % net.multiple for side in x.shape[2:]):
+        raise InputMediaError(
+            "PLTrans cannot take these faces",
+            found=f"found {x.shape[2]} x {x.shape[3]} pixels, expected sides that are multiples of {net.multiple}",
+            kept="No picture was changed",
+            todo="Align the faces for this restorer (Align Faces does), or choose a config of that size",
+        )
+
+
+def check_levels(u: Tensor, levels: int) -> None:
+    """Check that latents can be halved J times.
+
+    Raises:
+        SettingsError: they cannot.
+    """
+    height, width = u.shape[-2:]
+    if height % 2**levels or width % 2**levels:
+        raise SettingsError(
+            f"Cannot take {levels} levels of wavelets of these latents",
+            found=f"they have {height} x {width} positions; expected multiples of {2**levels}",
+            kept="No picture was changed",
+            todo="Take fewer levels, or switch wavelet off",
+        )
