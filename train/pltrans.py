@@ -28,8 +28,9 @@ from .quantised import follow
 from .stage import FileNeed, Nets, Objective, Stage, Step, Validator
 from .validation import RestoreValidator
 
-_HISTORY = 0.01
-"""Share of a batch in the statistics that latents are normalised by."""
+_HISTORY = 0.05
+"""Share of a batch in the statistics that latents are normalised by. E_Q changes them quickly at first, and the
+diffusion learns nothing from latents of another spread than it is told."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -89,7 +89,9 @@ class _Level(nn.Module):
     def __init__(self, inp: int, out: int, blocks: int, groups: int, heads: int | None) -> None:
         super().__init__()
         self.block = nn.ModuleList(_Block(inp if first == 0 else out, out, groups) for first in range(blocks))
-        self.attn = nn.ModuleList(_Attention(out, heads, groups) for _ in range(blocks if heads else 0))
+        self.attn = (
+            nn.ModuleList() if heads is None else nn.ModuleList(_Attention(out, heads, groups) for _ in self.block)
+        )
         self.downsample: nn.Module | None = None
         self.upsample: nn.Module | None = None
 
