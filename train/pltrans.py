@@ -165,9 +165,9 @@ class PLTransStage(Stage[K], Generic[K]):
         )
 
 
-def regularising(stage: PLTransStage) -> Objective:
-    """Return the first objective of Eq. 12."""
-    return Objective("regularise", ("regulariser",), stage.regularise, needs="diffusion")
+def regularising(stage: PLTransStage, rate: float = 1.0) -> Objective:
+    """Return the first objective of Eq. 12, at a learning rate relative to the phase's."""
+    return Objective("regularise", ("regulariser",), stage.regularise, lr=rate, needs="diffusion")
 
 
 def load_dictionary(vq: VQAutoencoder, path: Path) -> None:

@@ -31,6 +31,8 @@ class RestorerConfig(PLTransConfig):
     """Steps of perturbation of the query, drawn for each batch; s is the same share of it as by default."""
     transitions: Count = 2
     """On the way back from n to s."""
+    regulariser_rate: Positive = 1.0
+    """Learning rate of R relative to the phase's: E and G are trained already when it begins."""
     critic_channels: Count = 64
     """Width of the discriminator at half resolution."""
     critic_crop: int = 0
@@ -48,9 +50,9 @@ _FACE = {"l1": 1.0, "colour": 2.0, "perceptual": 0.3, **_REGULARISER}
 
 COMPACT = RestorerConfig(
     phases=(
-        RestorePhase("crops", 1_600, batch=8, size=256, lr=(0.01, 0.005), warmup=160, mild=0.1, weights=_FACE),
+        RestorePhase("crops", 1_600, batch=8, size=256, lr=(0.003, 0.002), warmup=160, mild=0.1, weights=_FACE),
         RestorePhase(
-            "sharp", 4_800, batch=4, size=256, lr=(0.005, 0.001), warmup=80, mild=0.1,
+            "sharp", 4_800, batch=4, size=256, lr=(0.002, 0.0005), warmup=80, mild=0.1,
             weights={**_FACE, "adversarial": 0.05, "critic": 1.0, "r1": 1.0},
         ),
     ),
@@ -60,7 +62,8 @@ COMPACT = RestorerConfig(
     ema=600.0,
     perceptual_side=128,
     critic_channels=32,
-    critic_rate=0.2,
+    regulariser_rate=3.0,
+    critic_rate=0.5,
     r1=0.1,
     folder_weights=FREE,
 )  # fmt: skip
@@ -136,7 +139,8 @@ class RestorerStage(PLTransStage[RestorerConfig]):
             "judge", ("discriminator",), self._judge, lr=self.config.critic_rate, needs="adversarial",
             optimiser="adamw",
         )  # fmt: skip
-        return (regularising(self), restore, judge) if self._judged() else (regularising(self), restore)
+        regularise = regularising(self, self.config.regulariser_rate)
+        return (regularise, restore, judge) if self._judged() else (regularise, restore)
 
     def _judged(self) -> bool:
         return any(phase.weights.get("adversarial") for phase in self.config.phases)
