@@ -157,23 +157,23 @@ def test_the_variational_bound_is_the_divergence_in_bits():
 
 @pytest.mark.release
 def test_each_stage_learns(faces, tmp_path, capsys):
-    """400 images each of the real thing, in test size: every loss falls."""
+    """400 images each of the real thing, in test size: every loss falls from one phase to the next alike."""
     folder = tmp_path / "whole"
     folder.mkdir()
-    vq = train("clr_face.vq", faces, folder / "vq", weights=[{"l1": 1.0}, {"l1": 1.0, "codebook": 1.0}], images=400)
+    vq = train("clr_face.vq", faces, folder / "vq", weights=[{"l1": 1.0}, {"l1": 1.0, "codebook": 1.0}], images=200)
     given = ("--vq", exported(folder / "vq"))
     quick = {"steps": 2, "guidance": False}
     clr = train(
-        "clr_face.diffusion", faces, folder / "diffusion", files=given, images=400,
-        weights=[{"edm": 1.0}], validate_settings=quick,
+        "clr_face.diffusion", faces, folder / "diffusion", files=given, images=200,
+        weights=[{"edm": 1.0}] * 2, validate_settings=quick,
     )  # fmt: skip
     pixels = train(
-        "diffuse_restore.diffusion", faces, tmp_path / "dr", images=400,
-        weights=[{"residual": 1.0}], validate_settings=quick,
+        "diffuse_restore.diffusion", faces, tmp_path / "dr", images=200,
+        weights=[{"residual": 1.0}] * 2, validate_settings=quick,
     )  # fmt: skip
     tiles = train(
-        "lpip_diff.diffusion", faces, tmp_path / "lpip", images=400, split=2,
-        weights=[{"residual": 1.0}], validate_settings={"steps": 2},
+        "lpip_diff.diffusion", faces, tmp_path / "lpip", images=200, split=2,
+        weights=[{"residual": 1.0}] * 2, validate_settings={"steps": 2},
     )  # fmt: skip
     runs = {"vq": folder / "vq", "clr": folder / "diffusion", "dr": tmp_path / "dr", "lpip": tmp_path / "lpip"}
     terms = {"vq": "l1", "clr": "edm", "dr": "residual", "lpip": "residual"}
@@ -182,5 +182,5 @@ def test_each_stage_learns(faces, tmp_path, capsys):
         seen = [row[terms[name]] for row in rows if terms[name] in row]
         with capsys.disabled():
             print(f"{name}: {terms[name]} {seen[0]:.3f} -> {seen[-1]:.3f}")
-        assert seen[-1] < 0.8 * seen[0], name
+        assert len(seen) > 1 and seen[-1] < 0.8 * seen[0], name
     assert all(state["position"]["skipped"] == 0 for state in (vq, clr, pixels, tiles))

@@ -107,13 +107,13 @@ def test_the_divergence_is_that_of_normal_distributions():
 
 @pytest.mark.release
 def test_each_stage_learns(faces, tmp_path, capsys):
-    """400 images each of the real thing, in test size: every loss falls."""
+    """400 images each of the real thing, in test size: every loss falls from one phase to the next alike."""
     runs = {"dictionary": tmp_path / "dictionary", "restorer": tmp_path / "restorer", "alone": tmp_path / "alone"}
-    train("pltrans.dictionary", faces, runs["dictionary"], weights=CODES, images=400, codebook_images=4)
+    train("pltrans.dictionary", faces, runs["dictionary"], weights=CODES, images=200, codebook_images=4)
     given = ("--dictionary", exported(runs["dictionary"]))
-    train("pltrans.restorer", faces, runs["restorer"], files=given, weights=[FACE], images=400)
+    train("pltrans.restorer", faces, runs["restorer"], files=given, weights=[FACE] * 2, images=200)
     given = ("--restorer", exported(runs["restorer"]))
-    train("pltrans.regulariser", faces, runs["alone"], files=given, weights=[REGULARISER], images=400)
+    train("pltrans.regulariser", faces, runs["alone"], files=given, weights=[REGULARISER] * 2, images=200)
     terms = {"dictionary": ("l1",), "restorer": ("l1", "features", "diffusion"), "alone": ("features", "diffusion")}
     for name, run in runs.items():
         rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
@@ -121,4 +121,4 @@ def test_each_stage_learns(faces, tmp_path, capsys):
             seen = [row[term] for row in rows if term in row]
             with capsys.disabled():
                 print(f"{name}: {term} {seen[0]:.3f} -> {seen[-1]:.3f}")
-            assert seen[-1] < 0.95 * seen[0], (name, term)
+            assert len(seen) > 1 and seen[-1] < 0.95 * seen[0], (name, term)

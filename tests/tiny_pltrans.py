@@ -65,5 +65,5 @@ def tiny_restorer(*, printed: bool = False) -> Restorer:
             value.div_(q_hat.std((2, 3)).mean())
         for block in net.attention:
             block.key.weight.div_(spread.mean())
-            block.query.weight.mul_(2)
+            block.query.weight.mul_(6)
     return Restorer(method, config, net, "random")

@@ -15,7 +15,9 @@ _ROWS = 4_096
 class LightTransformer(nn.Module):
     """Phi of Eq. 7: one block with norms first, whose queries come from z and whose keys and values from e_z.
 
-    The paper gives no sizes. Its last layer starts at zero, where Eq. 7 leaves k = v = e_z.
+    The paper gives no sizes. What runs through the block is z - e_z, which the entries leave out of z: Eq. 7 adds e_z,
+    whose steps show as patches in flat parts of a picture and as stairs along edges, and only from there can Phi smooth
+    them. It starts with half of that for k, and with nothing for v.
 
     Shapes: e_z and z (B, T, dim), a position in each row; returns (B, T, 2 dim).
     """
@@ -28,15 +30,18 @@ class LightTransformer(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, expansion * dim), nn.GELU(), nn.Linear(expansion * dim, dim))
         self.out = nn.Linear(dim, 2 * dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for last in (self.proj, self.mlp[2], self.out):
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.out.weight[:dim].fill_diagonal_(0.5)
 
     def forward(self, e_z: Tensor, z: Tensor) -> Tensor:
         key, value = self.key_value(self.norm_e(e_z)).chunk(2, dim=-1)
         parts = (self.query(self.norm_z(z)), key, value)
         heads = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]
         mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-        h = z + self.proj(mixed)
+        h = z - e_z + self.proj(mixed)
         return self.out(h + self.mlp(self.norm_mlp(h)))
 
 
@@ -61,10 +66,8 @@ class PriorKeyValue(nn.Module):
         nn.init.dirac_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         self.attention = AttentionBlock(dim, head=dim // heads, groups=groups)
-        # r of Eq. 6. At the start the nearest entry alone, as a vector quantiser takes it.
-        first = torch.zeros(top)
-        first[0] = 1
-        self.r = nn.Parameter(first)
+        # r of Eq. 6, at the start the mean: it is nearer to z than the nearest entry, as their errors are independent.
+        self.r = nn.Parameter(torch.full((top,), 1 / top))
         self.phi = LightTransformer(dim, heads)
 
     def compared(self, q: Tensor) -> Tensor:
