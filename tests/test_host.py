@@ -19,6 +19,7 @@ from bfr_core.cli import main
 from bfr_core.degrade.chain import degrade, draw
 from bfr_core.degrade.presets import get_preset
 from bfr_core.methods.vspbfr.codes import load_codes
+from bfr_core.registry import methods as declared
 
 pytestmark = [
     pytest.mark.host,
@@ -267,7 +268,8 @@ def test_every_method_is_shown_beside_the_others(host: Host, name: str) -> None:
     shown = [number for number, item in prompt.items() if item["class_type"] == "PreviewImage"]
     pictures = [pixels(host.outputs(entry, number)[0]) for number in shown]
     methods = {item["class_type"] for item in prompt.values() if item["class_type"].startswith("BFR_Restore_")}
-    assert methods == {name for name in SCHEMAS if name.startswith("BFR_Restore_")}
+    shipped = [method.id for method in declared().values() if any(config.embedded for config in method.configs)]
+    assert methods == {f"BFR_Restore_{name}" for name in shipped}
     assert len(pictures) == len(methods) + 1
     assert all(picture.shape == (512, 512, 3) for picture in pictures)
     for index, picture in enumerate(pictures):

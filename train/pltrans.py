@@ -29,8 +29,7 @@ from .stage import FileNeed, Nets, Objective, Stage, Step, Validator
 from .validation import RestoreValidator
 
 _HISTORY = 0.05
-"""Share of a batch in the statistics that latents are normalised by. E_Q changes them quickly at first, and the
-diffusion learns nothing from latents of another spread than it is told."""
+"""Share of a batch in the statistics that latents are normalised by when they are restored."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -136,7 +135,9 @@ class PLTransStage(Stage[K], Generic[K]):
             "kl": losses.kl(moments.mean, moments.log_variance),
         }
         # L_dif leaves E_Q alone: a latent made to be easily denoised would be one that says nothing.
-        u = regulariser.normalise(moments.mean[: len(q_hq)].detach())
+        # By the batch's own statistics: E_Q changes them quickly at first, and those that follow come too late.
+        u = moments.mean[: len(q_hq)].detach().float()
+        u = (u - u.mean((0, 2, 3), keepdim=True)) / u.std((0, 2, 3), keepdim=True).clamp(min=1e-6)
         t = torch.randint(regulariser.timesteps, (len(u),), generator=step.generator, device=step.generator.device)
         level = regulariser.schedule.at(t)
         noise = noise_like(u, step.generator)
