@@ -115,7 +115,8 @@ METHOD = Method(
     papers=(Paper("PLTrans (CVPR 2024)", "", "Sec. 3"),),
     configs=(
         Config(
-            "compact", "Compact, to train on two cores", 512, COMPACT,
+            "compact", "Compact, embedded weights", 512, COMPACT,
+            embedded=("pltrans_compact_restorer", "pltrans_compact_regulariser"),
             shared={"irn.": "irn_compact"},
             # Its features have four times the side of the paper's: J = 3 keeps as many low frequencies as J = 1 there.
             defaults={"levels": 3},
