@@ -28,6 +28,7 @@ from bfr_core.registry import get_method
 from bfr_core.weights import fill, load_state
 
 from . import losses
+from .adversary import judge
 from .config import STRICT, Amount, Count, Phase, Positive, Share
 from .data import Examples
 from .pairs import RestoreConfig, face_pairs
@@ -104,13 +105,7 @@ class StyleStage(Stage[S], Generic[S]):
 
     def judge(self, discriminator: nn.Module, real: Tensor, fake: Tensor, step: Step) -> dict[str, Tensor]:
         """Return what the discriminator learns from: Eq. 9 for real and restored pictures in [-1, 1]."""
-        lazily = step.number % self.config.r1_every == 0 and bool(step.weight("r1"))
-        real = real.detach().requires_grad_(lazily)
-        said = discriminator(real)
-        terms = {"critic": losses.discriminator_loss(said, discriminator(fake.detach()))}
-        if lazily:
-            terms["r1"] = losses.r1(real, said, self.config.r1, self.config.r1_every)
-        return terms
+        return judge(discriminator, real, fake, step, gamma=self.config.r1, every=self.config.r1_every)
 
     def examples(self, pictures: Pictures, phase: Phase) -> Examples:
         return face_pairs(self.config, pictures, phase)  # type: ignore[arg-type]
@@ -185,15 +180,6 @@ def mixed_styles(mapping: nn.Module, tokens: int, count: int, mixing: float, gen
     start = torch.randint(1, tokens, (count,), generator=generator, device=device)
     later = torch.arange(tokens, device=device) >= torch.where(luck < mixing, start, tokens)[:, None]
     return torch.where(later[:, :, None], second, first)
-
-
-def crop(pictures: list[Tensor], side: int, generator: torch.Generator) -> list[Tensor]:
-    """Cut the same random square out of every batch; 0 leaves them whole."""
-    height = pictures[0].shape[-1]
-    if not side or side >= height:
-        return pictures
-    top, left = torch.randint(0, height - side + 1, (2,), generator=generator, device=generator.device).tolist()
-    return [picture[..., top : top + side, left : left + side] for picture in pictures]
 
 
 def sized(picture: Tensor, side: int) -> Tensor:

@@ -44,7 +44,8 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
 def _styles(args: argparse.Namespace) -> int:
     from ..media.atomic import require_writable
     from ..media.pictures import FORMATS, Picture, read_picture, to_float, write_picture
-    from ..methods.vspbfr.codes import SUFFIX, save_codes
+    from ..media.tensors import SUFFIX
+    from ..methods.vspbfr.codes import save_codes
     from ..methods.vspbfr.prompts import preview, style_codes
     from ..pipeline import Options
     from ..restorer import face_seed, load_restorer

@@ -15,12 +15,12 @@ from bfr_core.networks.discriminators import PatchDiscriminator
 from bfr_core.seeding import Draws
 
 from .. import losses
+from ..adversary import crop, judge
 from ..config import STRICT, Amount, Count, Positive
 from ..data import Batch
 from ..pairs import FREE, RestorePhase
 from ..pltrans import PLTransConfig, PLTransStage, RegulariserNet, RestorationNet, load_dictionary, regularising
 from ..stage import FileNeed, Nets, Objective, Step
-from ..vspbfr import crop
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -181,13 +181,8 @@ class RestorerStage(PLTransStage[RestorerConfig]):
         return terms
 
     def _judge(self, nets: Nets, batch: Batch, step: Step) -> dict[str, Tensor]:
-        lazily = step.number % self.config.r1_every == 0 and bool(step.weight("r1"))
-        real = step.kept["real"].detach().requires_grad_(lazily)
-        said = nets["discriminator"](real)
-        terms = {"critic": losses.discriminator_loss(said, nets["discriminator"](step.kept["fake"]))}
-        if lazily:
-            terms["r1"] = losses.r1(real, said, self.config.r1, self.config.r1_every)
-        return terms
+        real, fake = step.kept["real"], step.kept["fake"]
+        return judge(nets["discriminator"], real, fake, step, gamma=self.config.r1, every=self.config.r1_every)
 
 
 STAGE = RestorerStage

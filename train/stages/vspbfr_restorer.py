@@ -14,6 +14,7 @@ from bfr_core.methods.vspbfr.restoration import DILATIONS, UNDILATED, PrintedRes
 from bfr_core.weights import fill, load_state
 
 from .. import losses
+from ..adversary import crop
 from ..config import STRICT
 from ..data import Batch
 from ..pairs import FREE, RestorePhase
@@ -25,7 +26,6 @@ from ..vspbfr import (
     CodeDiffuser,
     StyleConfig,
     StyleStage,
-    crop,
     like,
     load_style,
     mixed_styles,

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ...errors import InputMediaError, SettingsError
-from ...media.tensors import SUFFIX as SUFFIX
 from ...media.tensors import TensorFile
 
 _FILE = TensorFile("vspbfr style codes", 1, "style codes", "Save Style Codes")
