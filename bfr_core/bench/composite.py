@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ import torch
 from ..compose.paste import composite
 from ..faces.align import FFHQ_TEMPLATE, align_face
 from ..types import Face
+from .memory import peak_growth
 
 _SIDES = (160, 320, 512)
 """Sides of the crop's square in the frame, in pixels."""
@@ -60,28 +59,3 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
     else:
         say("peak memory: can be read on Linux only")
     return figures
-
-
-def peak_growth(call: Callable[[], Any]) -> int | None:
-    """Return by how many bytes the resident memory rises above its start while `call` runs; None where unknown."""
-    status, refs = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not refs.exists():
-        return None
-    call()  # the first run also pays for lazily loaded code
-    # Freed memory that the allocator keeps would hide the next call's need for it.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:
-        return None
-    gc.collect()
-    trim(0)
-    with refs.open("w") as file:
-        file.write("5")  # resets the high-water mark
-    before = kilobytes(status, "VmRSS")
-    call()
-    return max(kilobytes(status, "VmHWM") - before, 0) * 1024
-
-
-def kilobytes(status: Path, field: str) -> int:
-    """Read a field of `/proc/self/status`."""
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1])

@@ -19,7 +19,7 @@ from torch import nn
 from ..registry import GUIDANCE, Config, get_method
 from ..restorer import Restorer
 from ..runtime import Runtime
-from .composite import kilobytes
+from .memory import kilobytes
 
 CONFIGS = (("clr_face", "paper"), ("diffuse_restore", "paper256"), ("diffuse_restore", "paper"), ("lpip_diff", "paper"))
 _STEPS = {"lpip_diff": 1}

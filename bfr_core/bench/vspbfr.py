@@ -27,7 +27,7 @@ from ..restorer import Restorer
 from ..runtime import Runtime
 from ..seeding import Draws
 from . import vspbfr_published as published
-from .composite import kilobytes
+from .memory import kilobytes
 
 _ROUNDS = 3
 _BATCHES = (1, 4, 8)
