@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputMediaError, SettingsError
+from .runtime import Numbers
 
 if TYPE_CHECKING:
     from .diffusion.guidance import IdentityGuide
@@ -152,6 +153,8 @@ class Context:
     """Puts what was not done as asked into the report."""
     patch_batch: int | None = None
     """`Method.patch_batch`."""
+    tell: Callable[[str, Numbers], None] = lambda heading, numbers: None
+    """Puts what was read in the faces into the report, summed up over the run: see `Runtime.tell`."""
 
 
 @dataclass(frozen=True, slots=True)

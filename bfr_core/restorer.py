@@ -77,7 +77,7 @@ class Restorer:
             runtime.on_step(index, total)
 
         guide = None if self.guide is None else self.guide.to(runtime.device)
-        return Context(guide, report, runtime.note, self.method.patch_batch)
+        return Context(guide, report, runtime.note, self.method.patch_batch, runtime.tell)
 
     def restore(
         self,
@@ -155,6 +155,7 @@ class Restorer:
             with torch.autocast(runtime.device.type, runtime.dtype):
                 made = _whole(compute)
             if made is None:
+                runtime.forget()
                 runtime.note(
                     f"{runtime.dtype} overflowed in {self.method.title}; those {what} were run again in float32"
                 )

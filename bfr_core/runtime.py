@@ -6,7 +6,7 @@ The command line passes a plain one; the ComfyUI nodes pass one that asks the ho
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,9 @@ from .errors import RestoreError, SettingsError
 logger = logging.getLogger("bfr")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Numbers = Mapping[str, Sequence[float]]
+"""What was read in faces: by name, a number for each face."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -42,6 +45,25 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+class _Summary:
+    """Range and mean of what was read in faces so far, and the line that says so."""
+
+    def __init__(self, heading: str, numbers: Numbers, before: _Summary | None) -> None:
+        spans = {name: (min(values), max(values), sum(values)) for name, values in numbers.items()}
+        self.count = max(map(len, numbers.values())) + (before.count if before else 0)
+        if before:
+            for name, (low, high, total) in before.spans.items():
+                spans[name] = min(spans[name][0], low), max(spans[name][1], high), spans[name][2] + total
+        self.spans = spans
+        said = ", ".join(f"{name} {_span(low, high, total / self.count)}" for name, (low, high, total) in spans.items())
+        self.line = f"{heading}. {self.count} {'face' if self.count == 1 else 'faces'}: {said}"
+
+
+def _span(low: float, high: float, mean: float) -> str:
+    least, most, middle = (f"{round(value, 2):g}" for value in (low, high, mean))
+    return least if least == most else f"{least} to {most} (mean {middle})"
+
+
 @dataclass(slots=True)
 class Runtime:
     """One run's resources and its line to the host."""
@@ -58,7 +80,9 @@ class Runtime:
     prepare: Callable[[nn.Module], nn.Module] | None = None
     """Brings a network to the device; None moves it with `.to`. A host puts its memory management here."""
     notes: list[str] = field(default_factory=list)
-    """What was not done as asked; goes into the report."""
+    """What was not done as asked, and what methods read in the faces; goes into the report."""
+    _told: dict[str, _Summary] = field(default_factory=dict, init=False, repr=False)
+    _pending: list[tuple[str, Numbers]] = field(default_factory=list, init=False, repr=False)
 
     def ready(self, net: nn.Module) -> nn.Module:
         """Return `net` on the device, ready to run."""
@@ -69,6 +93,37 @@ class Runtime:
         if text not in self.notes:
             self.notes.append(text)
             logger.warning(text)
+
+    def tell(self, heading: str, numbers: Numbers) -> None:
+        """Record what a method read in the faces at work: not a fault, but good to know.
+
+        Of each heading the notes have one line, with the range and the mean of every number over the run: a film has
+        faces by the hundred thousand. It counts once the batch is done, as a second try reads the same faces again.
+
+        Args:
+            heading: what was read and why, as the line begins.
+            numbers: what was read.
+        """
+        self._pending.append((heading, numbers))
+
+    def forget(self) -> None:
+        """Drop what was told of the batch at work, which is run again."""
+        self._pending.clear()
+
+    def _settle(self) -> None:
+        for heading, numbers in self._pending:
+            before = self._told.get(heading)
+            if before and before.line not in self.notes:  # the caller began another report
+                before = None
+            now = self._told[heading] = _Summary(heading, numbers, before)
+            if before:
+                self.notes[self.notes.index(before.line)] = now.line
+            else:
+                self.notes.append(now.line)
+            # As often as the count doubles: a log has no room for each batch of a film either.
+            if not before or now.count.bit_length() > before.count.bit_length():
+                logger.info(now.line)
+        self._pending.clear()
 
     def run_batched(self, call: Callable[[Tensor], Tensor], items: Tensor, *, first: int = 0, total: int = 0) -> Tensor:
         """Call a network on `items`, a batch at a time, with smaller batches where memory runs out.
@@ -90,6 +145,7 @@ class Runtime:
         while done < len(items):
             self.check_cancel()
             part = items[done : done + batch]
+            self.forget()
             result = self._try(call, part)
             if result is None:  # outside the except block, so that no traceback keeps the tensors alive
                 if batch == 1:
@@ -104,6 +160,7 @@ class Runtime:
                 self.note(f"Memory ran out; the batch was reduced to {batch}")
                 continue
             results.append(result)
+            self._settle()
             done += len(part)
             self.on_progress(first + done, total or len(items))
         return torch.cat(results) if results else items[:0]

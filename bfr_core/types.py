@@ -99,7 +99,8 @@ class RestoreReport:
     strength: float
     faces: list[FaceReport] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Everything that was not done as asked: retries, smaller batches, changed settings."""
+    """Everything that was not done as asked: retries, smaller batches, changed settings; and what the method read in
+    the faces, summed up over the run as far as it had come."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from .compat import io, option, schema
 from .host import join_image, mask_layers, runtime, split_image
 from .kept import Kept, load_node, save_node
 from .models import LoadedRestorer, get_restorer
-from .restore import SEED, SEED_HELP, batch_seeds, default_config, param_input
+from .restore import REPORT_HELP, SEED, SEED_HELP, batch_report, batch_seeds, default_config, param_input
 from .types import CATEGORY, PLTransLatentSocket, RestorerSocket
 
 _METHOD = "pltrans"
@@ -67,9 +68,7 @@ class PLTransLatent(io.ComfyNode):
             ],
             outputs=[
                 PLTransLatentSocket.Output(display_name="latent", tooltip="Of each face, in the same order"),
-                io.String.Output(
-                    display_name="report", tooltip="What steps auto read in each face; empty with fixed steps"
-                ),
+                _report_output(),
             ],
         )
 
@@ -80,9 +79,9 @@ class PLTransLatent(io.ComfyNode):
         """Encode and regularise."""
         loaded = _restorer(restorer)
         frames, _ = split_image(faces)
-        run, seeds = runtime(loaded.managed, len(frames)), batch_seeds(seed, len(frames))
+        run, seeds, start = runtime(loaded.managed, len(frames)), batch_seeds(seed, len(frames)), time.monotonic()
         latent = encode(loaded.restorer, frames.clamp(0, 1), seeds=seeds, settings=settings, runtime=run)
-        return io.NodeOutput(latent, "\n".join(run.notes))
+        return io.NodeOutput(latent, batch_report(loaded, run, time.monotonic() - start, seed=seed))
 
 
 class PLTransSample(io.ComfyNode):
@@ -107,7 +106,7 @@ class PLTransSample(io.ComfyNode):
                 ),
                 _restorer_input(),
             ],
-            outputs=[PLTransLatentSocket.Output(display_name="latent", tooltip="Of as many faces")],
+            outputs=[PLTransLatentSocket.Output(display_name="latent", tooltip="Of as many faces"), _report_output()],
         )  # fmt: skip
 
     @classmethod
@@ -116,8 +115,9 @@ class PLTransSample(io.ComfyNode):
     ) -> io.NodeOutput:
         """Sample."""
         loaded = _restorer(restorer)
-        run = runtime(loaded.managed, count)
-        return io.NodeOutput(sample(loaded.restorer, seeds=batch_seeds(seed, count), runtime=run, steps=steps))
+        run, start = runtime(loaded.managed, count), time.monotonic()
+        latent = sample(loaded.restorer, seeds=batch_seeds(seed, count), runtime=run, steps=steps)
+        return io.NodeOutput(latent, batch_report(loaded, run, time.monotonic() - start, seed=seed))
 
 
 class PLTransMix(io.ComfyNode):
@@ -178,15 +178,19 @@ class PLTransDecode(io.ComfyNode):
                 *(param_input(param) for param in _params() if param.name in _DECODING),
                 _restorer_input(),
             ],
-            outputs=[io.Image.Output(display_name="faces", tooltip="In the same order, for Composite Faces")],
+            outputs=[
+                io.Image.Output(display_name="faces", tooltip="In the same order, for Composite Faces"),
+                _report_output(),
+            ],
         )
 
     @classmethod
     def execute(cls, latent: PLTransLatents, restorer: LoadedRestorer | None = None, **settings: Any) -> io.NodeOutput:
         """Decode."""
         loaded = _restorer(restorer)
-        run = runtime(loaded.managed, len(latent))
-        return io.NodeOutput(join_image(decode(loaded.restorer, latent, settings=settings, runtime=run)))
+        run, start = runtime(loaded.managed, len(latent)), time.monotonic()
+        faces = decode(loaded.restorer, latent, settings=settings, runtime=run)
+        return io.NodeOutput(join_image(faces), batch_report(loaded, run, time.monotonic() - start))
 
 
 SavePLTransLatent, LoadPLTransLatent = save_node(_KEPT), load_node(_KEPT)
@@ -207,3 +211,7 @@ def _choice() -> str:
 
 def _restorer_input() -> Any:
     return RestorerSocket.Input("restorer", optional=True, tooltip=f"Left open: {_choice()}")
+
+
+def _report_output() -> Any:
+    return io.String.Output(display_name="report", tooltip=REPORT_HELP)

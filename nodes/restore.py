@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from ..bfr_core.faces.select import select_faces
 from ..bfr_core.pipeline import Options, restore_frame
 from ..bfr_core.registry import Config, Method, Param
 from ..bfr_core.restorer import face_seed
+from ..bfr_core.runtime import Runtime
+from ..bfr_core.types import FaceReport
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .detect import resolve_faces
@@ -22,6 +26,7 @@ from .types import CATEGORY, KINDS, DetectorSocket, Faces, FacesSocket, Restorer
 
 SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
 SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
+REPORT_HELP = "What was done, as JSON; its notes say what was not done as asked, and what the method read in the faces"
 
 
 class LoadRestorer(io.ComfyNode):
@@ -165,6 +170,20 @@ def batch_seeds(seed: int, count: int) -> list[int]:
     return [face_seed(seed, 0, index) for index in range(count)]
 
 
+def batch_report(loaded: LoadedRestorer, run: Runtime, seconds: float, **said: Any) -> str:
+    """Return what was done to a batch as JSON, in the form of Restore Faces: one entry, with the keys that apply.
+
+    Args:
+        loaded: what did it.
+        run: whose notes it ends with.
+        seconds: how long it took, by the clock.
+        said: more of the keys of `RestoreReport`.
+    """
+    by = {"method": loaded.restorer.method.id, "config": loaded.restorer.config.name}
+    entry = {**by, **said, "notes": run.notes, "seconds": {"restore": round(seconds, 4)}}
+    return json.dumps([entry], indent=1)
+
+
 def default_config(method: Method) -> Config:
     """Return the config that a node uses where no restorer is connected: the first with weights of its own."""
     return next((config for config in method.configs if config.embedded), method.configs[0])
@@ -200,7 +219,10 @@ def method_node(method: Method) -> type[io.ComfyNode]:
                         for declared in method.inputs
                     ),
                 ],
-                outputs=[io.Image.Output(display_name="faces", tooltip="In the same order, for Composite Faces")],
+                outputs=[
+                    io.Image.Output(display_name="faces", tooltip="In the same order, for Composite Faces"),
+                    io.String.Output(display_name="report", tooltip=REPORT_HELP),
+                ],
             )
 
         @classmethod
@@ -224,11 +246,19 @@ def method_node(method: Method) -> type[io.ComfyNode]:
                 for name, value in given.items()
                 if value is not None
             }
-            run = runtime(loaded.managed, len(frames))
+            run, start = runtime(loaded.managed, len(frames)), time.monotonic()
             restored = loaded.restorer.restore(
                 frames.clamp(0, 1), seeds=batch_seeds(seed, len(frames)), settings=settings, inputs=inputs, runtime=run
             )
-            return io.NodeOutput(join_image(restored))
+            side = float(loaded.restorer.size)
+            done = [
+                asdict(FaceReport(index, 0, (0.0, 0.0, side, side), 1.0, 1.0, "restored"))
+                for index in range(len(frames))
+            ]
+            report = batch_report(
+                loaded, run, time.monotonic() - start, detector="aligned", seed=seed, strength=1.0, faces=done
+            )
+            return io.NodeOutput(join_image(restored), report)
 
     RestoreAligned.__name__ = RestoreAligned.__qualname__ = f"BFR_Restore_{method.id}"
     return RestoreAligned

@@ -42,7 +42,8 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         nodes = {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
         folder = host.models / "facerestore_models"
         folder.mkdir()
-        save_file(tiny_restorer().net.state_dict(), folder / "mine.safetensors")
+        state = {key: tensor.contiguous() for key, tensor in tiny_restorer().net.state_dict().items()}
+        save_file(state, folder / "mine.safetensors")
         restorers = (
             execute(nodes["BFR_LoadRestorer"], method=f"pltrans/{config}", weights="mine.safetensors")[0]
             for config in ("tiny", "twin")
@@ -151,12 +152,49 @@ def test_settings_are_those_of_the_restoring_node(
     assert not torch.equal(changed, run(setting, "PLTransDecode", latent=latent))
 
 
-def test_the_report_says_what_was_read_in_each_face(setting: SimpleNamespace) -> None:
-    node = setting.nodes["BFR_PLTransLatent"]
-    _, report = execute(node, faces=FACES, seed=3, restorer=setting.restorer)
-    assert report.count("(n ") == len(FACES)
-    _, nothing = execute(node, faces=FACES, seed=3, restorer=setting.restorer, steps="fixed")
-    assert nothing == ""
+def noted(setting: SimpleNamespace, node: str, **inputs: Any) -> list[str]:
+    """Return the notes of the report of a node, its last output."""
+    (entry,) = json.loads(execute(setting.nodes[f"BFR_{node}"], restorer=setting.restorer, **inputs)[1])
+    assert (entry["method"], entry["config"]) == ("pltrans", "tiny") and entry["seconds"]["restore"] > 0
+    return entry["notes"]
+
+
+def test_reports_say_what_was_read_in_the_faces(setting: SimpleNamespace, latent: Any) -> None:
+    for node in ("Restore_pltrans", "PLTransLatent"):
+        (note,) = noted(setting, node, faces=FACES, seed=3)
+        assert "3 faces: degradation 0, n 100, s 55" in note
+        assert noted(setting, node, faces=FACES, seed=3, steps="fixed") == []
+        aside, _ = noted(setting, node, faces=FACES, seed=3, n=300)
+        assert "n 300 and s 220 were left aside" in aside
+    assert noted(setting, "PLTransSample", steps=1) == noted(setting, "PLTransDecode", latent=latent) == []
+
+
+def test_reports_say_that_memory_ran_out(
+    setting: SimpleNamespace, latent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = setting.restorer.restorer.net
+
+    def short(owner: Any, name: str) -> None:
+        kept = getattr(owner, name)
+
+        def call(x: torch.Tensor, *more: Any) -> Any:
+            if len(x) > 1:
+                raise torch.OutOfMemoryError("planned")
+            return kept(x, *more)
+
+        monkeypatch.setattr(owner, name, call)
+
+    short(net, "decode")
+    short(net.regulariser, "predict")
+    for node, inputs in {
+        "Restore_pltrans": {"faces": FACES},
+        "PLTransLatent": {"faces": FACES},
+        "PLTransSample": {"count": 2, "steps": 1},
+        "PLTransDecode": {"latent": latent},
+    }.items():
+        notes = noted(setting, node, **inputs)
+        assert "Memory ran out; the batch was reduced to 1" in notes, node
+        assert [note for note in notes if "degradation" in note][:1] == [note for note in notes if "3 faces:" in note]
 
 
 def test_left_open_the_first_config_with_weights_is_used(

@@ -85,15 +85,15 @@ def test_every_declared_input_has_a_socket(setting: SimpleNamespace) -> None:
 
 def test_unchanged_codes_restore_as_without(setting: SimpleNamespace, codes: Any) -> None:
     node, inputs = setting.nodes["BFR_Restore_vspbfr"], {"faces": FACES, "restorer": setting.restorer}
-    (alone,) = execute(node, seed=3, **inputs)
-    (back,) = execute(node, seed=3, codes=codes, **inputs)
+    alone, _ = execute(node, seed=3, **inputs)
+    back, _ = execute(node, seed=3, codes=codes, **inputs)
     assert torch.equal(alone, back)
     assert alone.shape == FACES.shape and alone.std() > 0.05
     (other,) = execute(setting.nodes["BFR_StyleCodes"], faces=FACES, seed=4, restorer=setting.restorer)
-    (changed,) = execute(node, seed=3, codes=other, **inputs)
+    changed, _ = execute(node, seed=3, codes=other, **inputs)
     assert (changed - alone).abs().amax((1, 2, 3)).min() > 1e-3, "another seed of the codes is another face"
     settings = {"mixing": 0.0, "noise": False, "random_style": "mean"}
-    (plain,) = execute(node, seed=3, codes=codes, **settings, **inputs)
+    plain, _ = execute(node, seed=3, codes=codes, **settings, **inputs)
     assert not torch.equal(plain, alone)
     assert torch.equal(plain, execute(node, seed=8, codes=codes, **settings, **inputs)[0]), "nothing else is drawn"
 
@@ -141,7 +141,7 @@ def test_mixing(setting: SimpleNamespace, codes: Any) -> None:
     (half,) = execute(node, a=codes, b=single, amount=0.5, first_layer=3, last_layer=4)
     changed = (half.denoised[1:] - codes.denoised[1:]).abs().amax((0, 2)) > 0
     assert changed.tolist() == [index in (2, 3) for index in range(LAYERS)]
-    (restored,) = execute(setting.nodes["BFR_Restore_vspbfr"], faces=FACES, codes=half, restorer=setting.restorer)
+    restored, _ = execute(setting.nodes["BFR_Restore_vspbfr"], faces=FACES, codes=half, restorer=setting.restorer)
     assert restored.isfinite().all()
     first, last = (item for item in node.define_schema().inputs if item.io_type == "INT")
     assert (first.min, last.min, first.max, last.max) == (1, 0, 18, 18)

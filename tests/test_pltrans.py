@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import re
 
@@ -22,7 +23,8 @@ from bfr_core.methods.pltrans.model import PLTrans
 from bfr_core.methods.pltrans.prior import CrossAttention, PriorKeyValue
 from bfr_core.methods.pltrans.regulariser import Moments, Regulariser
 from bfr_core.methods.pltrans.restore import perturbations
-from bfr_core.registry import get_method, identify
+from bfr_core.methods.pltrans.strength import strength
+from bfr_core.registry import Context, get_method, identify
 from bfr_core.restorer import Restorer
 from bfr_core.runtime import Runtime
 from bfr_core.seeding import Draws
@@ -199,6 +201,22 @@ def test_chains_fall_from_n_to_s(n, share, transitions):
 _SMALL = Regulariser(4, latent=2, width=4, unet={"channels": 4, "mult": (1,), "blocks": 1, "groups": 2, "head": 4})
 
 
+def test_kernels_are_rows_of_channels_also_once_loaded_which_changes_nothing(either):
+    net = tiny_restorer(printed=either.config.name == "tiny_paper").net.regulariser
+    state = {key: tensor.contiguous() for key, tensor in net.state_dict().items()}
+    fresh = type(net)(net.decoder[-1].out_channels, **either.config.options["regulariser"])
+    fresh.load_state_dict(state, assign=True)
+    kernels = [weight for weight in fresh.parameters() if weight.ndim == 4 and weight.shape[2] > 1]
+    assert kernels and all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    plain = fresh.to(memory_format=torch.contiguous_format)
+    q = normal(2, 8, FEATURES, FEATURES).float()
+    with torch.no_grad():
+        found, wanted = (
+            one.decode(one.regularise(one.encode(q), 400, 220, 3, 2, Draws((1, 2)))) for one in (net, plain)
+        )
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_repeated_levels_change_nothing():
     net = tiny_restorer().net.regulariser.double()
     u = normal(1, net.latent, FEATURES, FEATURES)
@@ -345,7 +363,7 @@ def test_a_face_depends_on_its_seed_and_not_on_its_batch(either, faces):
     alone = torch.cat([run(either, faces[row : row + 1], SEEDS[row : row + 1]) for row in range(3)])
     torch.testing.assert_close(alone, together, atol=2e-3, rtol=0)
     again = run(either, faces, (5, 8, 7))
-    assert (again[1] - together[1]).abs().max() > 0.01
+    assert (again[1] - together[1]).abs().max() > 4e-3
     torch.testing.assert_close(again[[0, 2]], together[[0, 2]], atol=2e-3, rtol=0)
 
 
@@ -396,11 +414,11 @@ def test_more_blocks_of_attention_ask_one_after_the_other(faces):
 def test_the_dial(restorer, faces):
     for fidelity, n, s in ((0.5, 400, 220), (0, 600, 330), (1, 100, 55)):
         chosen = METHOD.settings({**FIXED, "fidelity": fidelity})
-        assert perturbations(faces, chosen, 1000, print) == ([n] * 3, [s] * 3)
+        assert perturbations(faces, chosen, 1000, Context()) == ([n] * 3, [s] * 3)
     chosen = METHOD.settings({**FIXED, "n": 1000, "s": 999, "fidelity": 0})
-    assert perturbations(faces, chosen, 1000, print) == ([1000] * 3, [999] * 3)
+    assert perturbations(faces, chosen, 1000, Context()) == ([1000] * 3, [999] * 3)
     chosen = METHOD.settings({**FIXED, "n": 2, "s": 1, "fidelity": 1})
-    assert perturbations(faces, chosen, 1000, print) == ([1] * 3, [0] * 3)
+    assert perturbations(faces, chosen, 1000, Context()) == ([1] * 3, [0] * 3)
 
 
 def test_the_dial_holds_back_the_recovered_face(faces):
@@ -415,15 +433,50 @@ def test_the_dial_holds_back_the_recovered_face(faces):
     assert torch.equal(PLTrans(**tiny_config().options).seen(x, 0.5), x), "without one there is nothing to hold back"
 
 
-def test_automatic_steps_are_told(restorer, faces):
+def coarse(side: int) -> torch.Tensor:
+    """Return noise of 64 px that was enlarged from `side`: the smaller, the heavier the degradation reads."""
+    small = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(side))
+    return nn.functional.interpolate(small, (64, 64), mode="bicubic").clamp(0, 1)
+
+
+def test_automatic_steps_are_told(restorer, caplog):
+    faces = torch.cat([coarse(side) for side in (32, 16, 6)])
+    with caplog.at_level(logging.INFO, "bfr"):
+        alone = [Runtime() for _ in faces]
+        each = [
+            restorer.restore(faces[row : row + 1], seeds=SEEDS[row : row + 1], runtime=runtime)
+            for row, runtime in enumerate(alone)
+        ]
+    assert [record.levelname for record in caplog.records] == ["INFO"] * 3, "it is no warning"
+    told = []
+    for row, runtime in enumerate(alone):
+        (note,) = runtime.notes
+        (found,) = re.findall(r"1 face: degradation ([\d.]+), n (\d+), s (\d+)$", note)
+        read, n, s = (float(value) for value in found)
+        assert read == pytest.approx(strength(faces[row : row + 1]).item(), abs=0.01) and 0 < s < n <= 1000
+        fixed = {"steps": "fixed", "n": int(n), "s": int(s)}
+        same = restorer.restore(faces[row : row + 1], seeds=SEEDS[row : row + 1], settings=fixed, runtime=Runtime())
+        assert torch.equal(same, each[row])
+        told.append((read, n, s))
     runtime = Runtime(batch=3)
-    found = restorer.restore(faces, seeds=SEEDS, settings={"transitions": 3}, runtime=runtime)
-    (note,) = [note for note in runtime.notes if "steps" in note]
-    told = [(int(n), int(s)) for n, s in re.findall(r"n (\d+), s (\d+)", note)]
-    assert len(told) == 3 and all(0 < s < n <= 1000 for n, s in told)
-    for row, (n, s) in enumerate(told):
-        alone = run(restorer, faces[row : row + 1], SEEDS[row : row + 1], n=n, s=s)
-        torch.testing.assert_close(found[row : row + 1], alone, atol=2e-3, rtol=0)
+    together = restorer.restore(faces, seeds=SEEDS, runtime=runtime)
+    torch.testing.assert_close(together, torch.cat(each), atol=2e-3, rtol=0)
+    (note,) = runtime.notes
+    n = np.array(told)[:, 1]
+    assert n[0] < n[1] < n[2]
+    assert "3 faces: " in note and f"n {n.min():g} to {n.max():g} (mean {round(n.mean(), 2):g})" in note
+
+
+def test_a_film_has_one_line_of_automatic_steps(restorer):
+    runtime = Runtime(batch=2)
+    film = [torch.cat([coarse(side), coarse(side + 1)]) for side in range(4, 24, 2)]
+    for frame in film:
+        restorer.restore(frame, seeds=(1, 2), settings={"transitions": 1}, runtime=runtime)
+    read = strength(torch.cat(film)).double()
+    (note,) = runtime.notes
+    (found,) = re.findall(r"20 faces: degradation ([\d.]+) to ([\d.]+) \(mean ([\d.]+)\), n ", note)
+    wanted = [read.min().item(), read.max().item(), read.mean().item()]
+    assert [float(value) for value in found] == pytest.approx(wanted, abs=0.0051)
 
 
 def test_steps_that_auto_leaves_aside_are_told(restorer, faces):

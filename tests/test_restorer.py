@@ -238,6 +238,62 @@ def test_row12_half_precision_that_overflows_is_run_again_and_said():
         restorer_of(Brighten(always_breaks=True)).restore(torch.rand(1, 3, 64, 64), seeds=[0], runtime=runtime)
 
 
+def read_and_brighten(net, faces, settings, seeds, inputs, context):
+    context.tell("Read", {"light": faces.mean((1, 2, 3)).tolist(), "seed": list(seeds)})
+    return net(faces)
+
+
+def reading(net: nn.Module) -> Restorer:
+    config = Config("tiny", "Tiny", 64)
+    method = Method("test", "Test method", "", (), (config,), lambda c: net, read_and_brighten, lambda keys: None)
+    return Restorer(method, config, net, "test")
+
+
+def shades(*values: float) -> torch.Tensor:
+    return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 3, 64, 64).contiguous()
+
+
+@pytest.mark.parametrize(
+    ("net", "dtype", "notes"),
+    [
+        (Brighten(), torch.float32, 1),
+        (Brighten(most=3), torch.float32, 3),
+        (Brighten(half_breaks=True), torch.bfloat16, 2),
+    ],
+    ids=["at once", "out of memory", "overflow"],
+)
+def test_what_is_told_counts_each_face_once_whatever_was_tried_twice(net, dtype, notes):
+    runtime = Runtime(batch=8, dtype=dtype)
+    reading(net).restore(shades(0.125, 0.5, 0.25, 0.5, 0.25), seeds=[3, 1, 4, 1, 5], runtime=runtime)
+    assert len(runtime.notes) == notes
+    (line,) = [note for note in runtime.notes if note.startswith("Read")]
+    assert line == "Read. 5 faces: light 0.12 to 0.5 (mean 0.33), seed 1 to 5 (mean 2.8)"
+
+
+def test_what_is_told_of_a_film_stays_one_line_and_a_few_of_the_log(caplog):
+    runtime, restorer = Runtime(), reading(Brighten())
+    runtime.note("A fault")
+    caplog.clear()
+    with caplog.at_level("INFO", "bfr"):
+        for frame in range(300):
+            restorer.restore(shades(frame / 1000, 0.5), seeds=[frame, frame], runtime=runtime)
+    assert runtime.notes == ["A fault", "Read. 600 faces: light 0 to 0.5 (mean 0.32), seed 0 to 299 (mean 149.5)"]
+    assert {record.levelname for record in caplog.records} == {"INFO"} and 5 < len(caplog.records) < 12
+    assert caplog.records[0].message == "Read. 2 faces: light 0 to 0.5 (mean 0.25), seed 0"
+
+
+def test_what_is_told_begins_anew_with_the_notes_and_not_with_a_failure():
+    runtime, restorer = Runtime(), reading(Brighten())
+    restorer.restore(shades(0.25), seeds=[1], runtime=runtime)
+    runtime.notes = []  # as for the next file
+    broken = reading(Brighten(always_breaks=True))
+    with pytest.raises(RestoreError):
+        broken.restore(shades(0.75), seeds=[7], runtime=runtime)
+    assert not runtime.notes
+    restorer.restore(shades(0.5), seeds=[2], runtime=runtime)
+    assert runtime.notes == ["Read. 1 face: light 0.5, seed 2"]
+
+
 class Sampling(nn.Module):
     """Ten steps, one of which breaks in half precision, or in any."""
 

@@ -130,10 +130,38 @@ class _Encoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
+class _FineHead(nn.Module):
+    """From features to the `fold`^2 pixels that each position becomes, without a grid.
+
+    Each pixel of the square has weights of its own. Left to the loss they differ by a little where features are even,
+    and walls and dark hair show a grid: so what the sums of the weights of a channel's pixels differ by is taken off,
+    shared out among the taps, and the pixels have one bias. And no pixel sees its neighbour beyond the square, which
+    shows in eyes and teeth: so two convolutions at full size follow, whose result is added to the colours.
+    """
+
+    def __init__(self, width: int, fold: int, fine: int) -> None:
+        super().__init__()
+        self.fold, self.channels = fold, 3 + fine // 2
+        self.pixels = nn.Conv2d(width, self.channels * fold**2, 3, padding=1)
+        self.fine = nn.Sequential(
+            nn.Conv2d(self.channels, fine, 3, padding=1), nn.SiLU(), nn.Conv2d(fine, 3, 3, padding=1)
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        shape = (self.channels, self.fold**2)
+        answers = self.pixels.weight.mean((2, 3), keepdim=True).unflatten(0, shape)
+        weight = self.pixels.weight - (answers - answers.mean(1, keepdim=True)).flatten(0, 1)
+        bias = self.pixels.bias.view(shape).mean(1, keepdim=True).expand(shape).flatten()  # type: ignore[union-attr]
+        x = F.pixel_shuffle(F.conv2d(h, weight, bias, padding=1), self.fold)
+        return x[:, :3] + self.fine(x)
+
+
 class _Decoder(nn.Module):
     """G of CLR-Face Eq. 2, after the quantiser."""
 
-    def __init__(self, widths: Sequence[int], blocks: int, dim: int, fold: int, groups: int, heads: _Heads) -> None:
+    def __init__(
+        self, widths: Sequence[int], blocks: int, dim: int, fold: int, groups: int, heads: _Heads, fine: int
+    ) -> None:
         super().__init__()
         self.fold = fold
         width = widths[-1]
@@ -148,14 +176,15 @@ class _Decoder(nn.Module):
             width = out
         self.up = nn.ModuleList(levels)
         self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
-        self.conv_out = nn.Conv2d(width, 3 * fold**2, 3, padding=1)
+        self.conv_out = _FineHead(width, fold, fine) if fine else nn.Conv2d(width, 3 * fold**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
         h = self.conv_out(F.silu(self.norm_out(h)))
-        return F.pixel_shuffle(h, self.fold) if self.fold > 1 else h
+        shuffled = self.fold == 1 or isinstance(self.conv_out, _FineHead)
+        return h if shuffled else F.pixel_shuffle(h, self.fold)
 
 
 class VQAutoencoder(nn.Module):
@@ -177,6 +206,7 @@ class VQAutoencoder(nn.Module):
         shortcut: bool = False,  # means of colours pass straight to the latent, and the latent to colours
         attention: tuple[int, ...] = (),  # levels whose blocks attend, counted from 0; the middle then does, too
         heads: int = 1,  # of the attention
+        fine: int = 0,  # channels of convolutions at full size behind the pixels of a square of `fold`
     ) -> None:
         super().__init__()
         widths = [channels * factor for factor in mult]
@@ -185,7 +215,7 @@ class VQAutoencoder(nn.Module):
         # -1: the middle.
         attending: _Heads = dict.fromkeys((*attention, -1), heads) if attention else {}
         self.encoder = _Encoder(widths, blocks, dim, fold, groups, attending)
-        self.decoder = _Decoder(widths, blocks, dim, fold, groups, attending)
+        self.decoder = _Decoder(widths, blocks, dim, fold, groups, attending, fine)
         self.quant_conv = nn.Conv2d(dim, dim, 1)
         self.post_quant_conv = nn.Conv2d(dim, dim, 1)
         # Group norms forget what all of a picture has in common, its colours. A large network codes them in patterns; a

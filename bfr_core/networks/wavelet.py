@@ -39,6 +39,10 @@ def exchange_low(low_of: Tensor, high_of: Tensor, levels: int) -> Tensor:
         high_of: of the same shape.
         levels: J, at least 1; 2^J divides H and W.
     """
-    low, _ = dwt(low_of)
+    # Haar's low band is 2^levels times the mean of each square: one pass, where the bank would make all bands of it.
+    return _with_low(F.avg_pool2d(low_of, 2**levels) * 2**levels, high_of, levels)
+
+
+def _with_low(low: Tensor, high_of: Tensor, levels: int) -> Tensor:
     other, high = dwt(high_of)
-    return idwt(low if levels == 1 else exchange_low(low, other, levels - 1), high)
+    return idwt(low if levels == 1 else _with_low(low, other, levels - 1), high)

@@ -28,6 +28,7 @@ from .strength import N, S
 COMPACT = {
     "vq": {
         "channels": 64, "mult": (1, 2), "blocks": 1, "dim": 64, "codes": 1024, "fold": 4, "groups": 8, "shortcut": True,
+        "fine": 16,
     },
     "regulariser": {
         "latent": 16, "width": 64, "predicts": "clean",
@@ -99,7 +100,7 @@ PARAMS = (
     ),
     Param("n", N, "Steps of perturbation, of 1000; more for heavier degradation. With fixed steps", 1, 1000, 1),
     Param("s", S, "Where the way back ends in one leap, below n. With fixed steps", 0, 999, 1),
-    Param("transitions", 6, "Steps on the way back from n to s", 1, 200, 1),
+    Param("transitions", 3, "Steps on the way back from n to s", 1, 200, 1),
     Param("levels", 1, "J: low frequencies are those that remain after halving the features so often", 1, 3, 1),
     Param("diffusion", True, "Regularise the query by latent diffusion; off: w/o DIFF of Table 1"),
     Param("wavelet", True, "Keep the input's low frequencies on the way back; off: w/o DWT of Table 1"),

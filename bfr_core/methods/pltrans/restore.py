@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def encoded(
         SettingsError: settings that contradict each other, or more wavelet levels than the features halve.
     """
     check_sides(net, faces)
-    n, s = perturbations(faces, settings, net.regulariser.timesteps, context.note)
+    n, s = perturbations(faces, settings, net.regulariser.timesteps, context)
     # Sec. 3.1: preliminary features.
     share = dial(float(settings["fidelity"]), 1, 1, 0.5, linear=True)
     q = net.encode(net.seen(faces * 2 - 1, share))
@@ -78,9 +78,9 @@ def decoded(net: PLTrans, u: Tensor, q: Tensor, settings: Mapping[str, Value]) -
 
 
 def perturbations(
-    faces: Tensor, settings: Mapping[str, Value], timesteps: int, note: Callable[[str], None]
+    faces: Tensor, settings: Mapping[str, Value], timesteps: int, context: Context
 ) -> tuple[Sequence[int], Sequence[int]]:
-    """Return n and s of each face, by the settings `steps`, `n`, `s` and `fidelity`, and note those that were read.
+    """Return n and s of each face, by the settings `steps`, `n`, `s` and `fidelity`, and tell those that were read.
 
     Raises:
         SettingsError: s is not below n, or n is above T.
@@ -98,12 +98,13 @@ def perturbations(
     pairs = [steps_for(value, timesteps) for value in read] or [(n, s)] * len(faces)
     factor = dial(float(settings["fidelity"]), 1.5, 1, 0.25)
     turned = [_scaled(n, s, factor, timesteps) for n, s in pairs]
+    each_n, each_s = [n for n, _ in turned], [s for _, s in turned]
     if automatic and settings["diffusion"]:
         if (n, s) != (N, S):
-            note(f"n {n} and s {s} were left aside, as PLTrans chose its steps; with steps fixed it takes them")
-        said = ", ".join(f"{value:.2f} (n {n}, s {s})" for value, (n, s) in zip(read, turned, strict=True))
-        note(f"PLTrans read the degradation of faces, 0 to 1, and chose its steps: {said}")
-    return [n for n, _ in turned], [s for _, s in turned]
+            context.note(f"n {n} and s {s} were left aside, as PLTrans chose its steps; with steps fixed it takes them")
+        heading = "PLTrans read how degraded faces are, from 0 to 1, and chose its steps n and s by it"
+        context.tell(heading, {"degradation": read, "n": each_n, "s": each_s})
+    return each_n, each_s
 
 
 def _scaled(n: int, s: int, factor: float, timesteps: int) -> tuple[int, int]:
