@@ -176,7 +176,7 @@ def test_help_and_entry_point(capsys):
     assert run("--help") == 0 and "restore" in capsys.readouterr().out
     assert run("restore", "--help") == 0
     text = capsys.readouterr().out
-    assert "--compare" in text and "example:" in text
+    assert "--compare" in text and "examples:" in text
     done = subprocess.run([sys.executable, "-m", "bfr_core.cli", "--version"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("bfr 0.")
 

@@ -19,6 +19,7 @@ PARTS = {
     "degrade": "degrade",
     "diffusion": "diffusion",
     "pltrans": "pltrans",
+    "video": "video",
 }
 """Part of the benchmark: module that measures it."""
 PAPER = {"diffusion": "diffusion_published"}

@@ -1,11 +1,12 @@
-"""`bfr restore`: the faces in pictures."""
+"""`bfr restore`: the faces in pictures and films."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import BfrError
 from ..faces.detect import BACKENDS
+from ..media.clips import is_clip
 from ..registry import Config, Method, Param, get_method, methods
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, say, show, write_json
 from ._people import add_people, asks_for_people, describe_people, people_options, summary
+from ._video import add_video, check_films, film_line, film_options, restore_film
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,13 +48,15 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     method, config = _chosen_method(argv)
     parser = commands.add_parser(
         "restore",
-        help="restore the faces in pictures",
-        description="Restore the faces in pictures. Everything outside the faces stays as it was, bit for bit in "
-        "formats that are exact. A file that cannot be read is named and the rest goes on.",
-        epilog="example: bfr restore old_photos/ -o restored/ --compare --report restored/report.json",
+        help="restore the faces in pictures and films",
+        description="Restore the faces in pictures and films. Everything outside the faces stays as it was, bit for "
+        "bit in formats that are exact; of films every frame, time stamp and stream. A file that cannot be read is "
+        "named and the rest goes on.",
+        epilog="examples: bfr restore old_photos/ -o restored/ --compare --report restored/report.json; "
+        "bfr restore film.mp4 -o restored.mp4 --only actor.jpg",
     )
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="pictures, and folders of them")
-    parser.add_argument("-o", "--out", required=True, type=Path, help="output file for one picture, else a folder")
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="pictures, films, and folders of them")
+    parser.add_argument("-o", "--out", required=True, type=Path, help="output file for one input, else a folder")
     parser.add_argument("--method", choices=list(methods()), default=_DEFAULT_METHOD, help="default: %(default)s")
     parser.add_argument("--config", default="", help=f"size of the method: {', '.join(c.name for c in method.configs)}")
     parser.add_argument(
@@ -77,6 +82,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier run, never an input")
     add_people(parser)
     add_guidance(parser)
+    add_video(parser)
     if method.params:
         group = parser.add_argument_group(f"settings of {method.title}", f"with the defaults of {config.name}")
         for param in method.params_of(config):
@@ -104,12 +110,13 @@ def _restore(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..faces.detect import load_detector
-    from ..media.outputs import plan_outputs
+    from ..media.outputs import make_places, plan_outputs
     from ..pipeline import Options, mask_input, whole_picture
     from ..restorer import load_restorer
     from ..runtime import DTYPES, Runtime, pick_device
+    from ..video.plan import Crew
 
-    # Everything that can fail for all pictures fails before the first one.
+    # Everything that can fail for all inputs fails before the first one.
     options = Options(
         strength=args.strength,
         seed=args.seed,
@@ -128,9 +135,12 @@ def _restore(args: argparse.Namespace) -> int:
     if args.mask:
         mask_input(restorer.method)
         mask = read_mask(args.mask)
+    jobs = plan_outputs(args.inputs, args.out, suffix=args.format, overwrite=args.overwrite, clips=True, make=False)
+    films = sum(is_clip(job.source) for job in jobs)
+    check_films(args, films, len(jobs))
     choosing = asks_for_people(args)
     guiding = asks_to_guide(args, restorer, options.settings, choosing=choosing)
-    who = recogniser_of(args, runtime.device) if guiding or choosing else None
+    who = recogniser_of(args, runtime.device) if guiding or choosing or films else None
     options = replace(options, **people_options(args, who if choosing else None, runtime.device))
     if args.whole:
         whole_picture(restorer.method, options)
@@ -139,36 +149,68 @@ def _restore(args: argparse.Namespace) -> int:
     detector = None
     if not args.aligned and not args.whole:
         detector = load_detector(args.detector, path=args.detector_weights, device=runtime.device)
-    jobs = plan_outputs(args.inputs, args.out, suffix=args.format, overwrite=args.overwrite)
+    if not args.dry_run:
+        make_places(jobs)
 
     entries: list[dict[str, Any]] = []
-    failed = 0
-    with tqdm(jobs, unit="picture", disable=None) as bar:
+    with tqdm(jobs, unit="file", disable=None) as bar:
         for job in bar:
             name = job.source.name[-32:]
             bar.set_postfix_str(name, refresh=True)
             runtime.notes = []
-            runtime.on_step = lambda index, total, name=name: bar.set_postfix_str(f"{name} {index + 1}/{total}")
             entry: dict[str, Any] = {"source": str(job.source), "target": str(job.target)}
             try:
-                entry |= {"status": "done", **_restore_file(job, restorer, detector, options, runtime, args, mask)}
+                if detector is not None and is_clip(job.source):
+                    crew = Crew(restorer, detector, who[0] if who else None)
+                    runtime.on_step = lambda index, total: None
+                    done = restore_film(job, crew, film_options(args, options), runtime, args, _shown(bar, name))
+                else:
+                    runtime.on_step = lambda index, total, name=name: bar.set_postfix_str(f"{name} {index + 1}/{total}")
+                    done = _restore_file(job, restorer, detector, options, runtime, args, mask)
+                entry |= {"status": "done", **done}
             except BfrError as error:
-                failed += 1
                 entry |= {"status": "failed", "error": str(error)}
                 tqdm.write(f"Failed: {error}", file=sys.stderr)
             entries.append(entry)
+    if args.dry_run:
+        return FAILED if any(entry["status"] == "failed" for entry in entries) else 0
     if args.report:
         asked = describe_people(options.people, options.gate)
         if restorer.guide:
             asked["guide"] = describe_guide(restorer.guide)
         write_json(args.report, {"bfr": __version__, "weights": restorer.source, **asked, "files": entries})
-    faces = sum(face["action"] == "restored" for entry in entries for face in entry.get("report", {}).get("faces", []))
-    show(f"{len(jobs) - failed} of {len(jobs)} pictures done, {faces} faces restored, in {args.out}")
-    for line in summary(entries, options.people, options.gate):
+    return _summary(entries, args, options)
+
+
+def _shown(bar: Any, name: str) -> Callable[[str, int, int], None]:
+    """Return what shows how far a film has come, in the bar of the files, five times a second at most."""
+    shown = [0.0]
+
+    def hear(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - shown[0] > 0.2:
+            shown[0] = now
+            bar.set_postfix_str(f"{name}: {what} {done}/{total or '?'}")
+
+    return hear
+
+
+def _summary(entries: Sequence[dict[str, Any]], args: argparse.Namespace, options: Options) -> int:
+    """Say what was done, and return the exit status."""
+    failed = [entry for entry in entries if entry["status"] == "failed"]
+    pictures = [entry for entry in entries if not is_clip(Path(entry["source"]))]
+    if pictures:
+        faces = [face for entry in pictures for face in entry.get("report", {}).get("faces", [])]
+        restored = sum(face["action"] == "restored" for face in faces)
+        done = sum(entry["status"] == "done" for entry in pictures)
+        show(f"{done} of {len(pictures)} pictures done, {restored} faces restored, in {args.out}")
+    for entry in entries:
+        if entry not in pictures and entry["status"] == "done" and "report" in entry:
+            show(film_line(entry))
+    for line in summary(pictures, options.people, options.gate):
         show(line)
     if failed:
-        names = ", ".join(entry["source"] for entry in entries if entry["status"] == "failed")
-        say(f"{failed} pictures failed and have no output: {names}")
+        say(f"{len(failed)} failed and have no output: {', '.join(entry['source'] for entry in failed)}")
     return FAILED if failed else 0
 
 

@@ -16,15 +16,13 @@ import numpy as np
 
 from ..errors import BfrError, InputMediaError, OutputMediaError
 from ..media.atomic import make_folder, publish, require_writable
+from ..media.clips import OPEN_OPTIONS
 from ..media.outputs import Job
 from .codec import ACCURATE
 from .video import ClipParams, FrameRecord, degrade_frames
 
 CLIPS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """Suffixes that are written, and the container each one names."""
-
-_READABLE = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
-"""A playlist or script named like a clip would make FFmpeg open other files."""
 
 _COPIED_AUDIO = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
 _QUALITY = {"crf": "12", "preset": "veryfast", "bf": "0"}
@@ -98,7 +96,7 @@ def degrade_clip(source: Path, target: Path, params: ClipParams) -> dict[str, An
     import av
 
     try:
-        container: Any = av.open(str(source), options={"format_whitelist": _READABLE, "protocol_whitelist": "file"})
+        container: Any = av.open(str(source), options=dict(OPEN_OPTIONS))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(
             source, f"FFmpeg refused it: {error}", "Get a whole copy of the clip, as MP4 or MKV"

@@ -109,30 +109,40 @@ class People:
 
         Shapes: faces (B, 3, S, S), FFHQ-aligned crops in [0, 1]; B may be 0.
         """
-        if not len(faces):
+        return self.find_vectors(identities(self.recogniser, faces)) if len(faces) else []
+
+    def find_vectors(self, vectors: Tensor, together: Tensor | None = None) -> list[Likeness]:
+        """Say for each identity vector whether that face is to be restored, and why not.
+
+        Shapes: vectors (B, D) of unit length, B may be 0; together (B, B) bool, symmetric: which faces are in sight at
+        the same time, so that only one of them can be a person. None for all, as in one picture; of the tracks of a
+        film those that share a frame.
+        """
+        if not len(vectors):
             return []
-        vectors = identities(self.recogniser, faces)
+        here = torch.ones(len(vectors), len(vectors), dtype=torch.bool) if together is None else together.clone()
+        here.fill_diagonal_(True)
         wanted, others = vectors @ self.only.T, vectors @ self.others.T
         nearest = _most(wanted)
-        reasons = self._not_asked_for(wanted, nearest) if len(self.only) else [""] * len(faces)
-        for face in set(others.argmax(0).tolist()):
+        reasons = self._not_asked_for(wanted, nearest, here) if len(self.only) else [""] * len(vectors)
+        for face in torch.nonzero(_first_choices(others, here).any(1))[:, 0].tolist():
             cosine = float(others[face].max())
             if not reasons[face] and cosine >= self.least and cosine >= nearest[face] - _TIE:
                 reasons[face] = f"cosine {cosine:.3f} to somebody who is to be left alone"
         cosines = nearest if len(self.only) else _most(others)
         return [Likeness(float(cosine), reason) for cosine, reason in zip(cosines, reasons, strict=True)]
 
-    def _not_asked_for(self, wanted: Tensor, nearest: Tensor) -> list[str]:
-        chosen = {int(face) for face, most in zip(wanted.argmax(0), wanted.amax(0), strict=True) if most >= self.least}
+    def _not_asked_for(self, wanted: Tensor, nearest: Tensor, here: Tensor) -> list[str]:
+        chosen = (_first_choices(wanted, here) & (wanted >= self.least)).any(1).tolist()
         reasons = []
         for face, cosine in enumerate(nearest.tolist()):
-            if face in chosen:
+            if chosen[face]:
                 reasons.append("")
             elif cosine < self.least:
                 needed = f"at least {self.least:g} needed"
                 reasons.append(f"cosine {cosine:.3f} to the person asked for, {needed}")
             else:
-                most = float(wanted[:, int(wanted[face].argmax())].max())
+                most = float(wanted[here[face], int(wanted[face].argmax())].max())
                 reasons.append(
                     f"cosine {cosine:.3f} to the person asked for, but somebody else in this picture is more like the "
                     f"reference ({most:.3f})"
@@ -175,6 +185,17 @@ class DriftGate:
             else (moved, "")
             for moved in drift(self.recogniser, before, after).tolist()
         ]
+
+
+def _first_choices(cosines: Tensor, here: Tensor) -> Tensor:
+    """Return which faces are most like each person among those in sight with them, (B, N) bool; the first of equals.
+
+    Shapes: cosines (B, N); here (B, B) bool.
+    """
+    order = torch.arange(len(cosines))
+    more = cosines[None] > cosines[:, None]
+    equal = (cosines[None] == cosines[:, None]) & (order[None] < order[:, None])[:, :, None]
+    return ~((more | equal) & here[:, :, None]).any(1)
 
 
 def _most(cosines: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -20,8 +20,12 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _LOCKED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+REJECTED = ".rejected"
+"""After the name of a file that its own check refused."""
+
+
 @contextmanager
-def publish(path: Path) -> Iterator[BinaryIO]:
+def publish(path: Path, *, check: Callable[[Path], None] | None = None, token: str | None = None) -> Iterator[BinaryIO]:
     """Give an open file beside `path` that becomes `path` when the block ends well.
 
     The file's `name` is its temporary path, with the suffix of `path`, for a writer that wants a path and not a
@@ -30,14 +34,23 @@ def publish(path: Path) -> Iterator[BinaryIO]:
 
     A `path` that is a symbolic link is replaced itself; the file that it points to stays as it is.
 
+    Args:
+        path: what the file becomes.
+        check: looks at the finished temporary file. Where it raises an OutputMediaError, the file is kept as
+            `<name>.rejected` and `path` is untouched.
+        token: part of the temporary file's name instead of a random one. A file that a killed run left under it is
+            written over, so only one run at a time may use it.
+
     Raises:
         OutputMediaError: the folder is missing, a file or read-only, `path` is a folder, or the disk is full.
     """
     path = Path(path)
     if path.is_dir():
         raise _error(path, "a folder has that name", "Choose another name")
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{path.suffix[:16]}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{token or secrets.token_hex(8)}{path.suffix[:16]}")
     try:
+        if token:
+            temporary.unlink(missing_ok=True)
         handle = temporary.open("xb")
     except OSError as error:
         raise _translate(path, error, 0) from error
@@ -48,6 +61,12 @@ def publish(path: Path) -> Iterator[BinaryIO]:
             handle.flush()
             written = os.fstat(handle.fileno()).st_size
             os.fsync(handle.fileno())
+        if check:
+            try:
+                check(temporary)
+            except OutputMediaError:
+                temporary.replace(path.with_name(path.name + REJECTED))
+                raise
         temporary.replace(path)
     except OSError as error:
         # An error that names another file is not about this one, such as an input that vanished during the block.
@@ -159,3 +178,49 @@ def publish_part(part: Path, target: Path) -> None:
     except OSError as error:
         raise _translate(target, error, 0) from error
     _sync_folder(target.parent)
+
+
+def hold(path: Path) -> BinaryIO | None:
+    """Open `path` and hold it against every other process and thread until it is closed, or this process ends.
+
+    The system lets go of it whatever ends the process, so the file of a killed run holds nobody up.
+
+    Returns:
+        The open file, to read and write; None where somebody else holds it.
+
+    Raises:
+        OutputMediaError: the folder is missing or read-only.
+    """
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise _translate(path, error, 0) from error
+    try:
+        _lock(file)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def _lock(file: BinaryIO) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        # Far behind the content, which others may read meanwhile.
+        file.seek(1 << 30)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        import fcntl
+
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sweep(folder: Path) -> int:
+    """Remove the unfinished files that killed runs left in a folder that nobody else writes to, and count them."""
+    count = 0
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with suppress(OSError):
+            path.unlink()
+            count += 1
+    return count

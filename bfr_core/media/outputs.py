@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BfrError, InputMediaError, OutputMediaError, SettingsError
 from .atomic import make_folder, require_writable
+from .clips import CLIP_SUFFIXES
 from .pictures import FORMATS
 
 _LONGEST_NAME = 255
@@ -18,15 +19,44 @@ _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com
 _WINDOWS_FORBIDDEN = set('<>:"/\\|?*') | {chr(code) for code in range(32)}
 
 
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""Suffixes of clips that are written, and FFmpeg's name of the container that each one names."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What sort of file is planned for."""
+
+    name: str
+    read: tuple[str, ...]
+    written: Mapping[str, str]
+    """Suffix to format."""
+    default: str | None
+    """Suffix of results whose input has one that is not written; None refuses them."""
+
+
+_PICTURES = _Kind("picture", tuple(FORMATS), FORMATS, None)
+_CLIPS = _Kind("clip", CLIP_SUFFIXES, CONTAINERS, ".mkv")
+_BOTH = _Kind("picture or clip", (*FORMATS, *CLIP_SUFFIXES), {**FORMATS, **CONTAINERS}, ".mkv")
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture to read and where its result goes."""
+    """One file to read and where its result goes."""
 
     source: Path
     target: Path
 
 
-def plan_outputs(inputs: Sequence[Path], out: Path, *, suffix: str | None = None, overwrite: bool = False) -> list[Job]:
+def plan_outputs(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    suffix: str | None = None,
+    overwrite: bool = False,
+    clips: bool = False,
+    make: bool = True,
+) -> list[Job]:
     """Pair every input picture with its output file, and make the output folders.
 
     Folders among the inputs are searched with their sub-folders, whose layout is kept below `out`; hidden names,
@@ -40,6 +70,8 @@ def plan_outputs(inputs: Sequence[Path], out: Path, *, suffix: str | None = None
         out: output file or folder.
         suffix: suffix of the outputs, such as '.png'; None keeps each input's own.
         overwrite: replace results of an earlier run. An input is never replaced, under any of its names.
+        clips: take clips, too; those in a container that is not written become an .mkv.
+        make: make the output folders; where it is off, `make_places` does it later.
 
     Returns:
         Jobs in the order of `inputs`, each folder's sorted by path.
@@ -51,41 +83,67 @@ def plan_outputs(inputs: Sequence[Path], out: Path, *, suffix: str | None = None
             a name the system cannot hold; the output folder is a file or read-only.
         SettingsError: `suffix` is no picture suffix, or contradicts the output file's.
     """
-    out = Path(out)
+    return _plan(_BOTH if clips else _PICTURES, inputs, Path(out), suffix, overwrite, make)
+
+
+def plan_clip_outputs(
+    inputs: Sequence[Path], out: Path, *, suffix: str | None = None, overwrite: bool = False
+) -> list[Job]:
+    """Pair every input clip with its output file, and make the output folders: `plan_outputs` for clips.
+
+    A clip in a container that is not written, such as .avi or .ts, becomes an .mkv, which holds all kinds of streams.
+    """
+    return _plan(_CLIPS, inputs, Path(out), suffix, overwrite, True)
+
+
+def _plan(kind: _Kind, inputs: Sequence[Path], out: Path, suffix: str | None, overwrite: bool, make: bool) -> list[Job]:
+    formats = kind.written
     suffix = suffix.lower() if suffix is not None else None
-    if suffix is not None and suffix not in FORMATS:
-        expected = f"expected one of {', '.join(FORMATS)}"
+    if suffix is not None and suffix not in formats:
+        expected = f"expected one of {', '.join(formats)}"
         raise _error(
             SettingsError, "Cannot use this output suffix", f"found '{suffix}', {expected}", "Use one of these"
         )
-    pairs = list(_pair(inputs, out))
+    pairs = list(_pair(inputs, out, kind.read))
     if not pairs:
         places = ", ".join(map(str, inputs)) or "an empty list of inputs"
-        found = f"found no file ending in {', '.join(FORMATS)} in {places}"
-        raise _error(InputMediaError, "There is no picture to restore", found, "Name a picture, or a folder of them")
-    if len(inputs) == 1 and pairs[0][1] is None and out.suffix.lower() in FORMATS and not out.is_dir():
-        if suffix is not None and FORMATS[suffix] != FORMATS[out.suffix.lower()]:
+        found = f"found no file ending in {', '.join(kind.read)} in {places}"
+        todo = f"Name a {kind.name}, or a folder of them"
+        raise _error(InputMediaError, f"There is no {kind.name} to restore", found, todo)
+    if len(inputs) == 1 and pairs[0][1] is None and out.suffix.lower() in formats and not out.is_dir():
+        if suffix is not None and formats[suffix] != formats[out.suffix.lower()]:
             found = f"the output is {out}, and the suffix asked for is {suffix}"
             raise _error(SettingsError, "The output has two formats", found, "Leave one of them out")
         folder, jobs = out.parent, [Job(pairs[0][0], out)]
     else:
-        folder, jobs = out, [Job(source, _target(source, inner, out, suffix)) for source, inner in pairs]
+        folder, jobs = out, [Job(source, _target(source, inner, out, suffix, kind)) for source, inner in pairs]
+    _check_kinds(jobs)
     _check_names(jobs)
     _check_folders(jobs, folder)
     _check_collisions(jobs, folder)
     _check_existing(jobs, overwrite)
+    if make:
+        make_places(jobs)
+    return jobs
+
+
+def make_places(jobs: Sequence[Job]) -> None:
+    """Make the folders of a plan's outputs, and prove that files can be made there.
+
+    Raises:
+        OutputMediaError: one cannot be made or written.
+    """
     for place in sorted({job.target.parent for job in jobs}):
         make_folder(place)
         require_writable(place)
-    return jobs
 
 
 def _error(tree: type[BfrError], what: str, found: str, todo: str) -> BfrError:
     return tree(what, found=found, kept="Nothing was started and no file was changed", todo=todo)
 
 
-def _pair(inputs: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Yield every picture once, with its path inside its input folder (None for a file named by itself)."""
+def _pair(inputs: Sequence[Path], out: Path, read: tuple[str, ...]) -> Iterator[tuple[Path, Path | None]]:
+    """Yield every input once, with its path inside its input folder (None for a file named by itself)."""
     seen: set[Path] = set()
     for path in map(Path, inputs):
         try:
@@ -95,49 +153,62 @@ def _pair(inputs: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path | None
             found = "there is no such file or folder" if missing else f"the system refused: {error}"
             raise _error(InputMediaError, f"Cannot read {path}", found, "Check the name and the folder") from error
         if stat.S_ISDIR(mode):
-            found_here = [(path / inner, inner) for inner in _search(path, out)]
+            found_here = [(path / inner, inner) for inner in _search(path, out, read)]
         elif stat.S_ISREG(mode):
             found_here = [(path, None)]
         else:
             found = "it is a pipe, socket or device; expected a regular file or a folder"
             raise _error(InputMediaError, f"Cannot read {path}", found, "Save it to a file first")
         for source, inner in found_here:
-            # Told apart by name and not by file: two links to one picture are two jobs.
+            # Told apart by name and not by file: two links to one file are two jobs.
             name = source.parent.resolve() / source.name
             if name not in seen:
                 seen.add(name)
                 yield source, inner
 
 
-def _search(folder: Path, out: Path) -> list[Path]:
-    """Return the pictures below `folder`, relative to it, sorted."""
+def _search(folder: Path, out: Path, read: tuple[str, ...]) -> list[Path]:
+    """Return the files below `folder` that end in one of `read`, relative to it, sorted."""
 
     def refuse(error: OSError) -> None:
         found = f"the system refused: {error}"
         raise _error(InputMediaError, f"Cannot search {folder}", found, "Change its permissions") from error
 
     results = out.resolve()
-    pictures: list[Path] = []
+    found_files: list[Path] = []
     for root, folders, names in os.walk(folder, onerror=refuse):
         here = Path(root)
         # Results of an earlier run are not inputs of this one.
         folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != results]
         inner = here.relative_to(folder)
-        pictures += [
-            inner / name for name in names if not name.startswith(".") and Path(name).suffix.lower() in FORMATS
+        found_files += [
+            inner / name for name in names if not name.startswith(".") and Path(name).suffix.lower() in read
         ]
-    return sorted(pictures, key=lambda path: path.parts)
+    return sorted(found_files, key=lambda path: path.parts)
 
 
-def _target(source: Path, inner: Path | None, out: Path, suffix: str | None) -> Path:
+def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kind: _Kind) -> Path:
     named = Path(source.name) if inner is None else inner
-    is_picture = named.suffix.lower() in FORMATS
+    known = named.suffix.lower() in (*kind.read, *kind.written)
+    if suffix is None and known and named.suffix.lower() not in kind.written:
+        suffix = kind.default
     if suffix is not None:
-        named = named.with_suffix(suffix) if is_picture else named.with_name(named.name + suffix)
-    elif not is_picture:
-        found = f"its suffix is '{named.suffix}'; expected one of {', '.join(FORMATS)}"
+        named = named.with_suffix(suffix) if known else named.with_name(named.name + suffix)
+    elif not known:
+        found = f"its suffix is '{named.suffix}'; expected one of {', '.join(kind.written)}"
         raise _error(InputMediaError, f"Cannot tell the output format for {source}", found, "Ask for an output suffix")
     return out / named
+
+
+def _check_kinds(jobs: list[Job]) -> None:
+    """Refuse to make a picture of a clip, or a clip of a picture."""
+    for job in jobs:
+        names = [path.suffix.lower() in CLIP_SUFFIXES for path in (job.source, job.target)]
+        if names[0] != names[1]:
+            what = "a clip, and its output is named as a picture" if names[0] else "no clip, and its output is named so"
+            raise _error(
+                OutputMediaError, f"Cannot write {job.target}", f"{job.source} is {what}", "Choose another suffix"
+            )
 
 
 def _check_names(jobs: list[Job], *, windows: bool = os.name == "nt") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,16 @@ class EmbeddedDetector:
             for frame, found in zip(part, self.search(part), strict=True):
                 faces.append(self._second_look(frame, found, threshold))
         return faces
+
+    def follow(self, frame: Tensor, faces: Sequence[Face], *, threshold: float | None = None) -> list[Face]:
+        """Return the faces of a neighbouring frame where they are in this one, without a search: a tenth of the time.
+
+        Faces that are gone, or moved by more than about a third of their size, are missing; new ones are not found.
+
+        Shapes: frame (3, H, W).
+        """
+        check_frames(frame[None])
+        return self._second_look(frame.to(next(self.net.parameters()).device, torch.float32), list(faces), threshold)
 
     def search(self, frames: Tensor) -> list[list[Face]]:
         """Return what the search names in frames on the network's device, before the second look."""

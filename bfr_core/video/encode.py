@@ -1,0 +1,385 @@
+"""Choose an encoder that keeps what the clip has, and set it up in the same way for every segment."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputMediaError, SettingsError
+from ..media.outputs import CONTAINERS
+from .types import VideoInfo
+
+ENCODERS = {"h264": "libx264", "h265": "libx265", "vp9": "libvpx-vp9", "ffv1": "ffv1", "prores": "prores_ks"}
+"""Names of codecs that can be asked for, and their encoders."""
+
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+
+_HOLDS = {
+    "mp4": {"h264", "h265", "vp9"},
+    "mov": {"h264", "h265", "prores"},
+    "matroska": {"h264", "h265", "vp9", "ffv1", "prores"},
+    "webm": {"vp9"},
+}
+_VP9_SPEED: dict[str, str] = dict(zip(PRESETS, ("8", "7", "6", "5", "4", "3", "2", "1", "0"), strict=True))
+_VP9_DEEP = ("yuv420p10le", "yuv422p10le", "yuv444p10le", "yuv420p12le", "yuv422p12le", "yuv444p12le")
+"""Not in the list that libvpx gives before it is opened; the trial tells whether it was built with them."""
+
+_WORKERS = 4
+"""Threads of an encoder. A fixed number, because their number changes the bits; the machine must not."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSettings:
+    """What a person chooses of the result."""
+
+    codec: str = "auto"
+    """'auto' or a key of ENCODERS."""
+    crf: int = 16
+    """Quality, lower is better: 0 to 51, for VP9 to 63. Not asked by FFV1, which loses nothing, and ProRes."""
+    preset: str = "medium"
+    """How long the encoder may take, one of PRESETS. Not asked by FFV1 and ProRes."""
+    pix_fmt: str = "auto"
+    """FFmpeg's name of a pixel format; 'auto' keeps the clip's wherever the encoder takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """An encoder as every segment of a film uses it."""
+
+    codec: str
+    """Name of the encoder."""
+    pix_fmt: str
+    options: dict[str, str]
+    container: str
+    """FFmpeg's name of the final container."""
+    source_format: str
+    """Pixel format of the frames that come."""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def segment_container(self) -> str:
+        """Container of segments: NUT keeps packets and stamps as they are, and knows no ProRes."""
+        return "mov" if self.codec == "prores_ks" else "nut"
+
+
+def choose_encoding(
+    info: VideoInfo, target: Path, settings: EncodeSettings | None = None, *, gop: int = 250
+) -> Encoding:
+    """Choose codec, pixel format and options for a clip's result.
+
+    Args:
+        info: the clip.
+        target: file whose suffix names the container.
+        settings: what a person asks for.
+        gop: the longest run of frames that begins with a whole picture. A segment begins with one in any case.
+
+    Raises:
+        SettingsError: a setting is unknown, out of range, or does not fit the container.
+        OutputMediaError: the suffix names no container that is written.
+    """
+    settings = settings or EncodeSettings()
+    container = container_of(target)
+    notes: list[str] = []
+    name = _choose_codec(info, target, container, settings, notes)
+    encoder = ENCODERS[name]
+    pix_fmt = _choose_format(info, encoder, settings.pix_fmt, notes)
+    options = _options(name, pix_fmt, settings, gop)
+    if name == "h265" and info.hdr and (light := mastering(info)):
+        options["x265-params"] += ":" + light
+        notes.append("the mastering display's data are carried over")
+    return Encoding(encoder, pix_fmt, options, container, info.pix_fmt, tuple(notes))
+
+
+def container_of(target: Path) -> str:
+    """Return FFmpeg's name of the container that the suffix of `target` names.
+
+    Raises:
+        OutputMediaError: it names none that is written.
+    """
+    try:
+        return CONTAINERS[target.suffix.lower()]
+    except KeyError:
+        raise OutputMediaError(
+            f"Cannot tell the container of {target}",
+            found=f"its suffix is '{target.suffix}'; expected one of {', '.join(CONTAINERS)}",
+            kept="Nothing was started and no file was changed",
+            todo="Give the output one of these suffixes",
+        ) from None
+
+
+def _refuse(what: str, found: str, todo: str) -> SettingsError:
+    return SettingsError(what, found=found, kept="Nothing was started and no file was changed", todo=todo)
+
+
+def _choose_codec(info: VideoInfo, target: Path, container: str, settings: EncodeSettings, notes: list[str]) -> str:
+    if settings.codec != "auto" and settings.codec not in ENCODERS:
+        found = f"found '{settings.codec}', expected auto or one of {', '.join(ENCODERS)}"
+        raise _refuse("Cannot use this codec", found, "Use one of these")
+    if settings.preset not in PRESETS:
+        found = f"found '{settings.preset}', expected one of {', '.join(PRESETS)}"
+        raise _refuse("Cannot use this preset", found, "Use one of these")
+    name = settings.codec
+    if name == "auto":
+        if container == "webm":
+            name = "vp9"
+        elif container == "matroska" and info.codec == "ffv1":
+            name = "ffv1"
+        else:
+            name = "h265" if info.hdr or info.depth > 10 else "h264"
+            if name == "h265":
+                why = "its colours are HDR" if info.hdr else f"it has {info.depth} bits a colour"
+                notes.append(f"it is encoded as H.265, because {why}")
+    if name not in _HOLDS[container]:
+        fits = [suffix for suffix, kind in CONTAINERS.items() if name in _HOLDS[kind]]
+        found = f"{target.suffix} files hold {', '.join(sorted(_HOLDS[container]))}"
+        raise _refuse(f"Cannot write {name} to {target}", found, f"Use another codec, or one of {', '.join(fits)}")
+    most = 63 if name == "vp9" else 51
+    if not 0 <= settings.crf <= most:
+        raise _refuse(
+            "Cannot use this quality", f"crf is {settings.crf}, expected 0 to {most}", "Use one in this range"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    """What a pixel format can tell apart."""
+
+    rgb: bool
+    gray: bool
+    alpha: bool
+    depth: int
+    across: int
+    """Columns of pixels that share a chroma sample."""
+    down: int
+
+
+def _traits(name: str) -> _Traits:
+    import av
+
+    shape = av.VideoFormat(name, 64, 64)
+    parts = shape.components
+    colour = [part for part in parts if not part.is_alpha]
+    chroma = [part for part in parts if part.is_chroma]
+    return _Traits(
+        shape.is_rgb,
+        len(colour) == 1,
+        len(parts) > len(colour),
+        max(part.bits for part in colour),
+        64 // min((part.width for part in chroma), default=64),
+        64 // min((part.height for part in chroma), default=64),
+    )
+
+
+def _losses(have: _Traits, get: _Traits) -> list[tuple[int, str]]:
+    """Return what a conversion takes away, each with its weight."""
+    lost: list[tuple[int, str]] = []
+    if have.rgb != get.rgb and not have.gray:
+        lost.append((400, "colours are converted between RGB and YCbCr"))
+    if get.gray and not have.gray:
+        lost.append((10000, "colour is dropped"))
+    if get.depth < have.depth:
+        lost.append((100 * (have.depth - get.depth), f"{have.depth} bits a colour become {get.depth}"))
+    if not have.gray and (get.across > have.across or get.down > have.down):
+        lost.append((300, "the resolution of colour is lowered"))
+    if have.alpha and not get.alpha:
+        lost.append((50, "transparency is dropped"))
+    return lost
+
+
+def _choose_format(info: VideoInfo, encoder: str, asked: str, notes: list[str]) -> str:
+    """Return the pixel format that loses least of the clip's and adds least to it."""
+    import av
+
+    source = info.pix_fmt
+    offered = [shape.name for shape in av.codec.Codec(encoder, "w").video_formats or ()]
+    if encoder == "libvpx-vp9":
+        offered += [name for name in _VP9_DEEP if name not in offered]
+    have = _traits(source)
+    fits: list[tuple[int, int, str]] = []
+    odd = [word for word, size in (("width", info.width), ("height", info.height)) if size % 2]
+    refused_odd = False
+    for place, name in enumerate(offered):
+        get = _traits(name)
+        odd_one = name.startswith(("nv", "p0", "p2", "p4")) or get.across > 2 or get.down > 2
+        if odd_one and name != source:
+            continue
+        halved = (get.across > 1 and info.width % 2) or (get.down > 1 and info.height % 2)
+        if halved and encoder in ("libx264", "libx265"):
+            refused_odd |= name == source
+            continue
+        gained = (
+            (get.depth - have.depth if get.depth > have.depth else 0)
+            + 2 * (get.across < have.across) + 2 * (get.down < have.down)
+            + 8 * (get.alpha and not have.alpha) + 3 * (have.gray and not get.gray)
+            + (name.startswith("yuvj") != source.startswith("yuvj"))
+        )  # fmt: skip
+        weight = sum(weight for weight, _ in _losses(have, get))
+        fits.append((0 if name == source else 10 * weight + gained + 1, place, name))
+    if asked != "auto" and asked not in [name for *_, name in fits]:
+        found = f"found '{asked}', expected auto or one of {', '.join(sorted(name for *_, name in fits))}"
+        raise _refuse(f"Cannot use this pixel format with {encoder}", found, "Use one of these")
+    chosen = min(fits)[2] if asked == "auto" else asked
+    if refused_odd and asked == "auto":
+        notes.append(f"its {' and '.join(odd)} is odd, so it is encoded as {chosen}, which some players cannot show")
+    lost = _losses(have, _traits(chosen))
+    if lost:
+        notes.append(f"{source} becomes {chosen}: {', '.join(text for _, text in lost)}")
+    elif chosen.replace("yuvj", "yuv") != source.replace("yuvj", "yuv") and not refused_odd:
+        get = _traits(chosen)
+        finer = get.across < have.across or get.down < have.down
+        held = "in which colour has more samples" if finer else "which holds all of it"
+        notes.append(f"{source} becomes {chosen}, {held}")
+    return chosen
+
+
+def _options(name: str, pix_fmt: str, settings: EncodeSettings, gop: int) -> dict[str, str]:
+    """Return the encoder's options: closed groups of at most `gop` frames, and no B-frames.
+
+    Without B-frames the order of packets is that of frames, so that segments join by copying.
+    """
+    crf, preset, group = str(settings.crf), settings.preset, str(gop)
+    if name == "h264":
+        return {"crf": crf, "preset": preset, "bf": "0", "g": group}
+    if name == "h265":
+        fixed = f"bframes=0:keyint={group}:open-gop=0:pools={_WORKERS}:frame-threads=2:log-level=error"
+        return {"crf": crf, "preset": preset, "x265-params": fixed}
+    if name == "vp9":
+        speed = _VP9_SPEED[preset]
+        return {"crf": crf, "b": "0", "deadline": "good", "cpu-used": speed, "row-mt": "1", "g": group}
+    if name == "ffv1":
+        return {"level": "3", "slices": "4", "slicecrc": "1", "coder": "1", "context": "0", "g": "1"}
+    # By number, as PyAV 14 knows no other way: 4 is 4444, 3 is 422 HQ.
+    return {"profile": "4" if "444" in pix_fmt else "3", "vendor": "apl0"}
+
+
+def mastering(info: VideoInfo) -> str:
+    """Return the first frame's data of the mastering display and of light levels, as x265 wants them.
+
+    Source:
+        SMPTE ST 2086 units: chromaticity in steps of 0.00002, luminance in steps of 0.0001 cd/m2.
+    """
+    import av
+
+    from ..media.clips import OPEN_OPTIONS
+
+    opened: Any = av.open(str(info.path), options=OPEN_OPTIONS)
+    with opened as container:
+        stream = container.streams[info.video]
+        frame = next(iter(container.decode(stream)), None)
+        sides = {data.type.name: bytes(data) for data in (frame.side_data if frame else ())}
+    parts: list[str] = []
+    display, light = sides.get("MASTERING_DISPLAY_METADATA"), sides.get("CONTENT_LIGHT_LEVEL")
+    if display and len(display) >= 88:
+        *ratios, has_primaries, has_luminance = struct.unpack("=20i2i", display[:88])
+        pairs = zip(ratios[::2], ratios[1::2], strict=True)
+        values = [Fraction(top, bottom) if bottom else Fraction(0) for top, bottom in pairs]
+        if has_primaries and has_luminance:
+            red, green, blue, white = ([round(50000 * v) for v in values[i : i + 2]] for i in (0, 2, 4, 6))
+            low, high = (round(10000 * value) for value in values[8:10])
+            named = zip("GBR", (green, blue, red), strict=True)
+            spots = "".join(f"{letter}({x},{y})" for letter, (x, y) in named)
+            parts.append(f"master-display={spots}WP({white[0]},{white[1]})L({high},{low})")
+    if light and len(light) >= 8:
+        parts.append("max-cll={},{}".format(*struct.unpack("=2I", light[:8])))
+    return ":".join(parts)
+
+
+def add_video(output: Any, encoding: Encoding, info: VideoInfo) -> Any:
+    """Add the stream of restored pictures to an open output and set its encoder up.
+
+    The same encoder is opened for each segment and for the final file, which takes their packets: its header then
+    describes them exactly, with every version of PyAV.
+    """
+    rate = info.rate if info.rate and info.rate < 1000 else Fraction(25)
+    stream = output.add_stream(encoding.codec, rate=rate.limit_denominator(100_000), options=dict(encoding.options))
+    context = stream.codec_context
+    stream.width, stream.height, stream.pix_fmt = info.width, info.height, encoding.pix_fmt
+    stream.time_base = context.time_base = info.time_base
+    context.bit_rate = 0
+    context.thread_count = _WORKERS
+    if info.pixel_aspect > 0:
+        context.sample_aspect_ratio = info.pixel_aspect
+    # RGB and gray have no other range than full; for the rest 1 is limited and 2 is full.
+    context.color_range = 2 if info.full_range else 1
+    context.colorspace = _matrix(encoding, info)
+    context.color_primaries, context.color_trc = info.primaries, info.transfer
+    if encoding.codec == "libx265" and output.format.name in ("mp4", "mov"):
+        # Apple's players know H.265 by this name alone.
+        context.codec_tag = "hvc1"
+    return stream
+
+
+def _matrix(encoding: Encoding, info: VideoInfo) -> int:
+    """Return the matrix to write: that of the clip, or the one that pictures without any are converted with."""
+    was, now = _traits(encoding.source_format), _traits(encoding.pix_fmt)
+    if now.rgb:
+        return 0
+    if was.rgb or info.matrix == 0:
+        return 1 if info.height >= 720 else 6
+    return info.matrix
+
+
+def trial(encoding: Encoding, info: VideoInfo) -> None:
+    """Encode two gray frames in memory.
+
+    Raises:
+        OutputMediaError: the encoder refuses; the message has FFmpeg's last line.
+    """
+    import av
+
+    for container in dict.fromkeys((encoding.segment_container, encoding.container)):
+        with _heard() as lines:
+            try:
+                _encode_two(encoding, info, container)
+            except (av.error.FFmpegError, ValueError, OverflowError) as error:
+                last = f" ({lines[-1][1]}: {lines[-1][2].strip()})" if lines else ""
+                raise OutputMediaError(
+                    f"Cannot encode {info.path} with {encoding.codec}",
+                    found=f"{info.width} x {info.height} as {encoding.pix_fmt}: FFmpeg refused: {error}{last}",
+                    kept="Nothing was started and no file was changed",
+                    todo="Choose another codec, pixel format or container",
+                ) from error
+
+
+@contextmanager
+def _heard() -> Iterator[list[Any]]:
+    """Give a list that takes FFmpeg's lines about errors as (level, who, text); PyAV drops them otherwise."""
+    import av
+
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as lines:
+            yield lines
+    finally:
+        av.logging.set_level(level)
+
+
+def _encode_two(encoding: Encoding, info: VideoInfo, container: str) -> None:
+    import av
+
+    output: Any = av.open(io.BytesIO(), mode="w", format=container)
+    try:
+        stream = add_video(output, encoding, info)
+        for count in range(2):
+            frame = av.VideoFrame(info.width, info.height, encoding.pix_fmt)
+            for plane in frame.planes:
+                plane.update(bytes(plane.buffer_size))
+            frame.pts, frame.time_base = count * max(1, _tick(info)), info.time_base
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+        output.close()
+    finally:
+        with suppress(Exception):
+            output.close()
+
+
+def _tick(info: VideoInfo) -> int:
+    return round(1 / (info.time_base * (info.rate or 25)))

@@ -1,0 +1,110 @@
+"""The passes over a batch of frames in memory, for programs that hand films around that way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputMediaError, SettingsError
+from ..faces.people import usual_least
+from ..runtime import Runtime
+from .choose import choose, to_json
+from .plan import Crew, FilmOptions
+from .render import render
+from .scan import scan
+from .tracks import link, people
+from .types import Moment, Scan, Track
+
+_SMALL = 4_000
+"""Pixels of the picture that cuts are found in."""
+
+
+@dataclass(slots=True)
+class RestoredFrames:
+    """A batch of frames and what was done to it."""
+
+    frames: Tensor
+    """(N, 3, H, W), the input wherever nothing was restored."""
+    tracks: list[Track]
+    scan: Scan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON types."""
+        return to_json(self.tracks, self.scan)
+
+
+def restore_frames(
+    frames: Tensor,
+    rate: float,
+    crew: Crew,
+    options: FilmOptions | None = None,
+    runtime: Runtime | None = None,
+    *,
+    hear: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> RestoredFrames:
+    """Restore the faces of consecutive frames as a film's: followed, steadied, and chosen as a whole.
+
+    Shapes: frames (N, 3, H, W) float32 RGB in [0, 1]; N from 1.
+
+    Args:
+        frames: of one film, in order; not changed.
+        rate: frames a second.
+        crew: who does the work.
+        options: what to do; what concerns files is not read.
+        runtime: where to run.
+        hear: hears the name of a pass, frames done and frames in all.
+
+    Raises:
+        InputMediaError: the frames have another shape or type.
+        SettingsError: the rate is not above 0, or an option is out of range.
+        RestoreError: the method failed.
+    """
+    options, runtime = options or FilmOptions(), runtime or Runtime()
+    if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape or frames.dtype != torch.float32:
+        raise InputMediaError(
+            "Cannot restore these frames",
+            found=f"found shape {tuple(frames.shape)} of {frames.dtype}; expected (N, 3, H, W) float32, N from 1",
+            kept="The frames are unchanged",
+            todo="Convert them first",
+        )
+    if not rate > 0:
+        raise SettingsError(
+            "Cannot restore frames at this rate",
+            found=f"found {rate} frames a second; expected more than 0",
+            kept="The frames are unchanged",
+            todo="Give the frame rate of the film",
+        )
+
+    def moments(name: str) -> Iterator[Moment]:
+        for index, frame in enumerate(frames):
+            runtime.check_cancel()
+            hear(name, index, len(frames))
+            yield Moment(index, index / rate, lambda frame=frame: frame.clamp(0, 1), lambda frame=frame: small(frame))
+
+    found = Scan.joined(list(scan(moments("analyse"), crew.detector, crew.recogniser, options.scan, runtime)))
+    tracks = link(found, options.scan)
+    if crew.recogniser is not None:
+        people(tracks, usual_least(crew.recogniser))
+    choose(tracks, options.choice, (frames.shape[2], frames.shape[3]))
+    out = frames.clone()
+    for item in render(moments("render"), tracks, crew.restorer, options.render, runtime, span=(0, len(frames))):
+        if item.after is not None and item.before is not None:
+            # As a difference: what lies outside [0, 1] beside the faces stays.
+            out[item.index] += item.after - item.before
+    return RestoredFrames(out, tracks, found)
+
+
+def small(frame: Tensor) -> np.ndarray:
+    """Return the luma of (3, H, W) as a small (h, w) uint8 picture, enough to notice a cut."""
+    height, width = frame.shape[1:]
+    scale = min((_SMALL / (height * width)) ** 0.5, 1.0)
+    luma = (frame * frame.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    shrunk = cv2.resize(luma.cpu().numpy(), size, interpolation=cv2.INTER_AREA)
+    return (shrunk * 255).clip(0, 255).round().astype(np.uint8)

@@ -1,0 +1,415 @@
+"""One film from file to file: analyse, render, join. A job that was stopped goes on by the same call.
+
+A job keeps what it has in a folder beside the output: what was found in the film, which faces are to be restored
+(`tracks.json`, which a person may edit between two runs), the finished segments, and pictures of the faces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import __version__
+from ..errors import InputMediaError, RestoreError
+from ..faces.people import usual_least
+from ..runtime import Runtime
+from .choose import apply_json, best_row, choose, thumbnail, to_json
+from .join import join
+from .manifest import JobFolder
+from .pipes import run as run_pipes
+from .pixels import Pixels
+from .plan import Crew, FilmOptions, Plan, fingerprint
+from .reader import Reader, identity
+from .render import Rendered, reach, render
+from .scan import scan
+from .segments import SegmentWriter
+from .tracks import link, people
+from .types import Moment, Scan, Track
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Hear = Callable[[str, int, int], None]
+"""Hears the name of a pass, frames done, and frames in all (0 where nobody knows)."""
+_TRACKS = "tracks.json"
+Preview = Callable[["Tensor", "Tensor"], None]
+"""Sees a frame before and after, (3, H, W) in [0, 1], at most once a second."""
+
+
+@dataclass(slots=True)
+class FilmReport:
+    """What a job did."""
+
+    source: str
+    target: str
+    method: str
+    config: str
+    frames: int
+    restored_frames: int
+    """In which a face was restored."""
+    tracks: list[dict[str, Any]]
+    """As in tracks.json: who is there, from when to when, whether restored, and why not."""
+    joined: dict[str, Any]
+    """What the check of the result found."""
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON types."""
+        return asdict(self)
+
+
+class FilmJob:
+    """One film's way through the passes. Use it as a context, which holds the lock of its folder.
+
+    Args:
+        plan: from `plan_film`.
+        crew: who does the work.
+        options: the same as the plan's.
+        runtime: where to run; its `check_cancel` is asked several times a second.
+        hear: hears of progress.
+        preview: sees a frame now and then.
+        restart: throw away what an earlier run with other settings left.
+
+    Raises:
+        OutputMediaError: another job has the folder.
+        SettingsError: an earlier run had other settings, and `restart` is off.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        crew: Crew,
+        options: FilmOptions,
+        runtime: Runtime,
+        *,
+        hear: Hear = lambda name, done, total: None,
+        preview: Preview | None = None,
+        restart: bool = False,
+    ) -> None:
+        self.plan, self.crew, self.options, self.runtime = plan, crew, options, runtime
+        self.hear, self.preview = hear, preview
+        self.folder = JobFolder(plan.folder)
+        self._restart = restart
+        self._seconds: dict[str, float] = {}
+        self._identity: dict[str, Any] = {}
+        self._pixels = Pixels(plan.info)
+        self._found = Scan.joined([])
+        self._render = options.render
+        self._notes = list(plan.notes)
+
+    def __enter__(self) -> FilmJob:
+        self.folder.__enter__()
+        try:
+            self._identity = identity(self.plan.info.path)
+            self.folder.begin(
+                {"source": self._identity, "bfr": __version__, **self._analysis_settings()}, "analysis", self._restart
+            )
+        except BaseException:
+            self.folder.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.folder.__exit__(*error)
+
+    # Pass 1 ---------------------------------------------------------------------------------------------------------
+
+    def analyse(self) -> list[Track]:
+        """Find and follow the faces, mark which are to be restored, and write tracks.json and their pictures.
+
+        What an earlier run found is used again, and what a person wrote into tracks.json holds.
+
+        Raises:
+            InputMediaError: the clip cannot be read, or holds no frame in the part that was asked for.
+            SettingsError: tracks.json was edited to something that cannot be.
+        """
+        start = time.monotonic()
+        self._found = found = self._scanned()
+        tracks = link(found, self.options.scan)
+        if self.crew.recogniser is not None:
+            people(tracks, usual_least(self.crew.recogniser))
+        choose(tracks, self.options.choice, (self.plan.info.height, self.plan.info.width))
+        written = self.folder.read_json(_TRACKS)
+        if _is_edited(written):
+            self._apply(tracks, written)
+        else:
+            told = to_json(tracks, found)
+            self.folder.write_json(_TRACKS, told | {"unedited": _digest(told["tracks"])})
+        if written is None:
+            self._write_thumbnails(tracks)
+        self._seconds["analyse"] = time.monotonic() - start
+        return tracks
+
+    def _apply(self, tracks: Sequence[Track], edited: Any) -> None:
+        """Let a person's tracks.json decide over the options."""
+        chosen = {track.id: track.restore for track in tracks}
+        strengths, seeds = apply_json(tracks, {key: value for key, value in edited.items() if key != "unedited"})
+        turned = [str(track.id) for track in tracks if track.restore != chosen[track.id]]
+        if turned:
+            self._notes.append(f"{_TRACKS} was edited and decides: tracks {', '.join(turned)}")
+        self._render = replace(self._render, strengths=strengths, seeds=seeds)
+
+    def _scanned(self) -> Scan:
+        parts = self.folder.scan_parts()
+        if not self.folder.scan_done:
+            reader = self._reader()
+            total = self.plan.info.frames or 0
+
+            def listen(moments: Iterator[Moment]) -> Iterator[Moment]:
+                for moment in moments:
+                    self.runtime.check_cancel()
+                    self.hear("analyse", moment.index, total)
+                    yield moment
+
+            for part in scan(
+                listen(iter(reader)), self.crew.detector, self.crew.recogniser, self.options.scan, self.runtime,
+                start=parts,
+            ):  # fmt: skip
+                self.folder.add_scan(part)
+                parts.append(part)
+            more = reader.lost_count - len(reader.lost)
+            lost = [*reader.lost, *([f"and {more} more frames"] if more else [])]
+            self.folder.finish_scan({"lost": lost, "notes": reader.notes})
+        self._notes += self.folder.scan_notes
+        found = Scan.joined(parts)
+        if not len(found):
+            raise InputMediaError(
+                f"There is nothing to restore in {self.plan.info.path}",
+                found="no frame lies in the part that was asked for; expected at least one",
+                kept="No file was written",
+                todo="Choose another part of the clip",
+            )
+        return found
+
+    def _write_thumbnails(self, tracks: Sequence[Track]) -> None:
+        wanted: dict[int, list[Track]] = {}
+        for track in tracks:
+            wanted.setdefault(int(track.frames[best_row(track)]), []).append(track)
+        if not wanted:
+            return
+        from ..media.pictures import Picture, write_picture
+        from ..media.sheets import to_bytes
+
+        last = max(wanted)
+        for moment in self._reader():
+            self.runtime.check_cancel()
+            for track in wanted.get(moment.index, ()):
+                picture = thumbnail(moment.rgb(), track, best_row(track))
+                write_picture(self.folder.report / f"track_{track.id:04}.png", Picture(to_bytes(picture)))
+            if moment.index >= last:
+                return
+
+    # Pass 2 and 3 -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> FilmReport:
+        """Do whatever is left of the job, and publish the film.
+
+        Raises:
+            InputMediaError: the clip cannot be read on, or was changed meanwhile.
+            OutputMediaError: the result cannot be written, or is not what it should be.
+            RestoreError: the method failed.
+        """
+        tracks = self.analyse()
+        found = self._found
+        self.folder.begin(self._render_settings(tracks), "render", self._restart)
+        start = time.monotonic()
+        missing = self._missing(len(found))
+        done = len(found) - sum(last - first for first, last in missing)
+        for first, last in missing:
+            self._render_run(tracks, found, first, last, done)
+            done += last - first
+        self._seconds["render"] = time.monotonic() - start
+        if identity(self.plan.info.path) != self._identity:
+            raise InputMediaError(
+                f"{self.plan.info.path} was changed while it was read",
+                found="its size, its time or its content is no longer what it was when the job began",
+                kept=f"The finished segments are in {self.plan.folder}; no output was written",
+                todo="Bring the clip back as it was and run the same command, or begin anew with --restart",
+            )
+        start = time.monotonic()
+        self.hear("join", 0, len(found))
+        joined = join(
+            self.folder.segments(), self.plan.info, self.plan.target, self.plan.encoding, self.plan.kept, found.pts,
+            window=self.options.window, check_cancel=self.runtime.check_cancel, token=self.folder.token,
+        )  # fmt: skip
+        self._seconds["join"] = time.monotonic() - start
+        report = self._report(tracks, found, joined)
+        self.folder.write_json("report/report.json", report.to_dict())
+        self.folder.clear_segments()
+        return report
+
+    def _missing(self, total: int) -> list[tuple[int, int]]:
+        """Return runs of frames, first and past the last, whose segments are not there whole."""
+        each = self.options.segment_frames
+        whole = {segment.number for segment in self.folder.segments(verify=True)}
+        runs: list[tuple[int, int]] = []
+        for number in range((total + each - 1) // each):
+            if number in whole:
+                continue
+            first, last = number * each, min((number + 1) * each, total)
+            if runs and runs[-1][1] == first:
+                runs[-1] = (runs[-1][0], last)
+            else:
+                runs.append((first, last))
+        return runs
+
+    def _render_run(self, tracks: Sequence[Track], found: Scan, first: int, last: int, done: int) -> None:
+        """Restore and encode the frames of some consecutive segments: decoder, restorer and encoder side by side.
+
+        Args:
+            tracks: of the whole film.
+            found: in the whole film.
+            first: frame to begin with.
+            last: past the last.
+            done: frames that were finished before, for the progress.
+        """
+        ahead = reach(found, self._render)
+        shown = [0.0]
+
+        def decoded() -> Iterator[Moment]:
+            for moment in self._reader():
+                if moment.index >= last + ahead:
+                    return
+                if moment.index >= first - ahead:
+                    self._check_stamp(moment, found)
+                    yield moment
+
+        def restored(moments: Iterator[Moment]) -> Iterator[tuple[Moment, Any]]:
+            made = render(moments, tracks, self.crew.restorer, self._render, self.runtime, span=(first, last))
+            for count, item in enumerate(made):
+                self.runtime.check_cancel()
+                yield item.moment, self._drawn(item, shown)
+                self.hear("render", done + count + 1, len(found))
+
+        with _Segments(self, first) as encoder:
+            run_pipes(decoded(), restored, encoder, check_cancel=self.runtime.check_cancel)
+            encoder.finish(last)
+
+    def _drawn(self, item: Rendered, shown: list[float]) -> Any:
+        """Return the frame to encode: the decoder's own where nothing was restored."""
+        if item.after is None or item.before is None:
+            return item.moment.picture
+        if self.preview and time.monotonic() - shown[0] > 1:
+            shown[0] = time.monotonic()
+            self.preview(item.before, item.after)
+        return self._pixels.write(item.moment.picture, item.before, item.after, item.box)
+
+    def _check_stamp(self, moment: Moment, found: Scan) -> None:
+        if moment.index >= len(found) or moment.pts != int(found.pts[moment.index]):
+            raise InputMediaError(
+                f"{self.plan.info.path} reads otherwise than before",
+                found=f"frame {moment.index} has another time stamp than in the first pass",
+                kept=f"The finished segments are in {self.plan.folder}; no output was written",
+                todo="Check the disk and the file, then begin anew with --restart",
+            )
+
+    def _reader(self) -> Reader:
+        return Reader(
+            self.plan.info, on_error=self.options.on_error, rate=self.options.rate, window=self.options.window,
+            check_cancel=self.runtime.check_cancel,
+        )  # fmt: skip
+
+    # What a job is told by -------------------------------------------------------------------------------------------
+
+    def _analysis_settings(self) -> dict[str, Any]:
+        options = self.options
+        return {
+            "detector": self.crew.detector.name,
+            "recogniser": self.crew.recogniser is not None,
+            "scan": asdict(options.scan),
+            "on_error": options.on_error,
+            "rate": str(options.rate),
+            "window": options.window,
+            "stream": self.plan.info.video,
+        }
+
+    def _render_settings(self, tracks: Sequence[Track]) -> dict[str, Any]:
+        options = self.options
+        return {
+            **fingerprint(self.crew),
+            "render": self._render.told(),
+            "encoding": asdict(self.plan.encoding),
+            "segment_frames": options.segment_frames,
+            "dtype": str(self.runtime.dtype),
+            "tracks": [track.id for track in tracks if track.restore],
+        }
+
+    def _report(self, tracks: Sequence[Track], found: Scan, joined: dict[str, Any]) -> FilmReport:
+        touched = np.zeros(len(found), bool)
+        for track in tracks:
+            if track.restore:
+                touched[track.frames] |= track.weight > 0
+        restorer = self.crew.restorer
+        return FilmReport(
+            str(self.plan.info.path), str(self.plan.target), restorer.method.id, restorer.config.name, len(found),
+            int(touched.sum()), to_json(tracks, found)["tracks"], joined,
+            list(dict.fromkeys([*self._notes, *self.runtime.notes])),
+            {name: round(seconds, 2) for name, seconds in self._seconds.items()},
+        )  # fmt: skip
+
+
+def _digest(entries: Any) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def _is_edited(written: Any) -> bool:
+    """Tell whether a person changed tracks.json; one that no run wrote counts as edited, too."""
+    if written is None:
+        return False
+    return not isinstance(written, dict) or written.get("unedited") != _digest(written.get("tracks"))
+
+
+class _Segments:
+    """The sink of the pass: cuts the stream of frames into files, each recorded when it is whole."""
+
+    def __init__(self, job: FilmJob, first: int) -> None:
+        self.job, self.next = job, first
+        self.writer: SegmentWriter | None = None
+
+    def __enter__(self) -> _Segments:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.writer is not None:
+            self.writer.abort()
+
+    def __call__(self, item: tuple[Moment, Any]) -> None:
+        moment, picture = item
+        if moment.index != self.next:
+            raise RestoreError(
+                "Frames came out of order",
+                found=f"frame {moment.index}, expected {self.next}",
+                kept="The finished segments are kept",
+                todo="Report this with the clip's --dry-run",
+            )
+        each = self.job.options.segment_frames
+        if self.writer is None:
+            plan = self.job.plan
+            self.writer = SegmentWriter(self.job.folder, plan.encoding, plan.info, moment.index // each, moment.index)
+        self.writer.write(picture, moment.pts)
+        self.next += 1
+        if self.next % each == 0:
+            self._close()
+
+    def finish(self, last: int) -> None:
+        """Close the last segment, which is shorter at the end of a film."""
+        self._close()
+        if self.next != last:
+            raise InputMediaError(
+                f"{self.job.plan.info.path} reads otherwise than before",
+                found=f"it ends before frame {self.next}, and had {last} frames or more in the first pass",
+                kept=f"The finished segments are in {self.job.plan.folder}; no output was written",
+                todo="Check the disk and the file, then begin anew with --restart",
+            )
+
+    def _close(self) -> None:
+        if self.writer is not None:
+            self.job.folder.record(self.writer.finish())
+            self.writer = None

@@ -1,0 +1,315 @@
+"""From frames and tracks to frames with restored faces, in order and in constant memory.
+
+Each face that is to be restored is cut out through its track's smoothed matrix, restored in batches that reach across
+frames and faces, steadied in time, and pasted back. Frames without such a face pass through: their pixels are not
+even computed. The same code serves films and batches of images.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..compose.masks import FEATHER
+from ..compose.paste import composite
+from ..errors import SettingsError
+from ..faces.align import sample
+from ..pipeline import _keep_gray
+from ..restorer import Restorer, face_seed
+from ..runtime import Runtime
+from ..types import Face, FaceCrop
+from .deflicker import MOST_FRAMES, REACH_S, Deflicker
+from .types import Moment, Scan, Track
+
+_TRACK_SIZE = 512
+"""Side of the crop that tracks' matrices lead to."""
+
+_MASK_SIDE = 64
+"""Side of the flat masks by which faces are shown in part."""
+
+_NOBODY = Face((0.0, 0.0, 0.0, 0.0), np.zeros((5, 2)), 0.0)
+"""Of crops that are pasted by their matrix alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """What is done to the faces of a film."""
+
+    strength: float = 1.0
+    feather: float = FEATHER
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the method."""
+    deflicker: float = 1.0
+    """How much of the change from frame to frame that the input does not show is taken out; 0 restores every frame for
+    itself."""
+    strengths: Mapping[int, float] = field(default_factory=dict)
+    """By the id of a track, in place of `strength`."""
+    seeds: Mapping[int, int] = field(default_factory=dict)
+    """By the id of a track, in place of `seed`."""
+
+    def check(self) -> None:
+        """Raise SettingsError where a value is out of range."""
+        given = [("strength", self.strength, 1.0), ("feather", self.feather, 0.5), ("deflicker", self.deflicker, 1.0)]
+        given += [(f"strength of track {track}", strength, 1.0) for track, strength in self.strengths.items()]
+        for name, value, high in given:
+            if not 0 <= value <= high:
+                raise SettingsError(
+                    f"Cannot restore a film with a {name} of {value}",
+                    found=f"expected 0 to {high:g}",
+                    kept="Nothing was started",
+                    todo=f"Give a {name} in that range",
+                )
+
+    def told(self) -> dict[str, Any]:
+        """Return what a job is told by, as plain JSON types: two runs that agree in it give the same frames."""
+        return {
+            "strength": self.strength,
+            "feather": self.feather,
+            "seed": self.seed,
+            "settings": dict(self.settings),
+            "deflicker": self.deflicker,
+            "strengths": {str(track): value for track, value in sorted(self.strengths.items())},
+            "seeds": {str(track): value for track, value in sorted(self.seeds.items())},
+        }
+
+
+@dataclass(slots=True)
+class Rendered:
+    """One frame on its way out."""
+
+    index: int
+    moment: Moment
+    before: Tensor | None = None
+    """(3, H, W) as `moment.rgb()` gave it; None where nothing is to be changed."""
+    after: Tensor | None = None
+    """The same with restored faces: equal to `before`, bit for bit, outside `box` and wherever no face is shown."""
+    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """x0, y0, x1, y1 in pixels, the last two exclusive: around all that was changed."""
+
+
+def reach(found: Scan | Sequence[float] | np.ndarray, options: RenderOptions) -> int:
+    """Return how many frames before and after a part of a film take part in its result.
+
+    Args:
+        found: what was found in the film, or the times of all its frames in seconds.
+        options: as for `render`.
+    """
+    if options.deflicker == 0:
+        return 0
+    times = np.asarray(found.times if isinstance(found, Scan) else found, np.float64)
+    if not len(times):
+        return 0
+    after = np.searchsorted(times, times + REACH_S + 1e-6, side="right") - np.arange(len(times)) - 1
+    before = np.arange(len(times)) - np.searchsorted(times, times - REACH_S - 1e-6, side="left")
+    return int(min(max(after.max(), before.max(), 0), MOST_FRAMES))
+
+
+def track_seed(options: RenderOptions, track: Track) -> int:
+    """Return the seed of a face: one for all its frames, so that a method which draws noise draws the same for each."""
+    return face_seed(options.seeds.get(track.id, options.seed), 0, track.id)
+
+
+def render(
+    moments: Iterable[Moment],
+    tracks: Sequence[Track],
+    restorer: Restorer,
+    options: RenderOptions,
+    runtime: Runtime,
+    *,
+    span: tuple[int, int] | None = None,
+) -> Iterator[Rendered]:
+    """Restore the chosen faces of a film, or of a part of it.
+
+    Held at once: no more than 2 * reach + batch frames, and of each face no more crops than that. A part gives the
+    same as the whole where `moments` begins `reach` frames before the span and goes on as far after it, both as far as
+    the film goes; the restorer's own arithmetic may differ by rounding with the size of a batch.
+
+    Args:
+        moments: consecutive frames in order.
+        tracks: those marked `restore` are restored in the frames where their weight is above zero.
+        restorer: the loaded method.
+        options: what to do.
+        runtime: where to run.
+        span: first frame to give and the one after the last; None for all that come.
+
+    Yields:
+        Every frame of the span, in order.
+
+    Raises:
+        SettingsError: an option is out of range.
+        RestoreError: the method failed.
+    """
+    options.check()
+    return _Renderer(tracks, restorer, options, runtime, span or (0, 1 << 62)).run(iter(moments))
+
+
+@dataclass(slots=True)
+class _Shown:
+    """One face in one frame."""
+
+    track: Track
+    moment: Moment
+    matrix: np.ndarray
+    """(2, 3): frame to the crop of the restorer's size."""
+    strength: float
+    image: Tensor
+    """(3, S, S): the crop until it is restored, then the restored face."""
+    restored: bool = False
+
+
+@dataclass(slots=True)
+class _Held:
+    """A frame that waits for its faces, or for those of frames after it."""
+
+    moment: Moment
+    faces: list[_Shown]
+
+
+class _Renderer:
+    """The state of one `render`."""
+
+    def __init__(
+        self,
+        tracks: Sequence[Track],
+        restorer: Restorer,
+        options: RenderOptions,
+        runtime: Runtime,
+        span: tuple[int, int],
+    ) -> None:
+        self.restorer, self.options, self.runtime, self.span = restorer, options, runtime, span
+        chosen = [track for track in tracks if track.restore and len(track.frames) and self._strength(track) > 0]
+        self._coming = deque(sorted(chosen, key=lambda track: (track.first, track.id)))
+        self._here: list[Track] = []
+        self.held: deque[_Held] = deque()
+        self.waiting: deque[_Shown] = deque()
+        """Faces that are cut out and not yet restored."""
+        self._steady: dict[int, Deflicker] = {}
+
+    def _strength(self, track: Track) -> float:
+        return self.options.strengths.get(track.id, self.options.strength)
+
+    def run(self, moments: Iterator[Moment]) -> Iterator[Rendered]:
+        """Yield the frames of the span."""
+        for moment in moments:
+            self.runtime.check_cancel()
+            self._take(moment)
+            while len(self.waiting) >= max(self.runtime.batch, 1):
+                self._restore()
+            # Frames without faces behind the last one must not be held for the sake of a full batch.
+            if self.waiting and len(self.held) > max(self.runtime.batch, 1) + MOST_FRAMES:
+                self._restore()
+            yield from self._give(moment)
+        while self.waiting:
+            self._restore()
+        yield from self._give(None)
+
+    def _take(self, moment: Moment) -> None:
+        """Cut out the faces of a frame."""
+        while self._coming and self._coming[0].first <= moment.index:
+            self._here.append(self._coming.popleft())
+        self._here = [track for track in self._here if track.last >= moment.index]
+        held = _Held(moment, [])
+        frame: Tensor | None = None
+        for track in self._here:
+            row = track.at(moment.index)
+            if row is None or track.weight[row] <= 0 or not self._needed(track, moment.index):
+                continue
+            frame = moment.rgb() if frame is None else frame
+            matrix = track.matrices[row] * (self.restorer.size / _TRACK_SIZE)
+            image = sample(frame, matrix, self.restorer.size).clamp_(0, 1)
+            strength = self._strength(track) * float(track.weight[row])
+            held.faces.append(_Shown(track, moment, matrix, strength, image))
+        self.waiting.extend(held.faces)
+        self.held.append(held)
+
+    def _needed(self, track: Track, index: int) -> bool:
+        """Return whether a face matters to the span: in it, or beside it in a track that reaches into it."""
+        first, last = self.span
+        if first <= index < last:
+            return True
+        if self.options.deflicker == 0:
+            return False
+        return track.last >= first if index < first else track.first < last
+
+    def _restore(self) -> None:
+        """Restore one batch of the faces that wait."""
+        part = [self.waiting.popleft() for _ in range(min(max(self.runtime.batch, 1), len(self.waiting)))]
+        made = self.restorer.restore(
+            torch.stack([shown.image for shown in part]),
+            seeds=[track_seed(self.options, shown.track) for shown in part],
+            settings=self.options.settings,
+            runtime=self.runtime,
+        )
+        for shown, face in zip(part, made, strict=True):
+            face = _keep_gray(shown.image, face)
+            if self.options.deflicker:
+                steady = self._steady.setdefault(shown.track.id, Deflicker(self.restorer.size))
+                steady.add(shown.moment.index, shown.moment.time, shown.image, face)
+            shown.image, shown.restored = face, True
+
+    def _give(self, latest: Moment | None) -> Iterator[Rendered]:
+        """Yield the frames that nothing still to come can change; all that is left where nothing comes."""
+        while self.held and self._ready(self.held[0], latest):
+            held = self.held.popleft()
+            first, last = self.span
+            if first <= held.moment.index < last:
+                yield self._rendered(held)
+            self._forget(held.moment.index)
+
+    def _ready(self, held: _Held, latest: Moment | None) -> bool:
+        """Return whether a frame's faces are restored, and so are those within reach of them."""
+        if not held.faces or not self.options.deflicker:
+            return all(shown.restored for shown in held.faces)
+        if latest is not None and self._within(held.moment, latest):
+            return False
+        near = (other for other in self.held if self._within(held.moment, other.moment))
+        return all(shown.restored for other in near for shown in other.faces)
+
+    @staticmethod
+    def _within(one: Moment, other: Moment) -> bool:
+        return other.index - one.index <= MOST_FRAMES and other.time - one.time <= REACH_S + 1e-6
+
+    def _forget(self, index: int) -> None:
+        for track, steady in list(self._steady.items()):
+            steady.drop(index + 1 - MOST_FRAMES)
+            if not len(steady):
+                del self._steady[track]
+
+    def _rendered(self, held: _Held) -> Rendered:
+        moment = held.moment
+        if not held.faces:
+            return Rendered(moment.index, moment)
+        before = moment.rgb()
+        faces = [self._face(shown) for shown in held.faces]
+        most = max(shown.strength for shown in held.faces)
+        # A mask caps how much of a face is shown; what all faces share is left to the strength of the whole.
+        masks = [
+            None if shown.strength == most else torch.full((_MASK_SIDE, _MASK_SIDE), shown.strength / most)
+            for shown in held.faces
+        ]
+        crops = [FaceCrop(face, shown.matrix, _NOBODY) for face, shown in zip(faces, held.faces, strict=True)]
+        after, blended = composite(before, crops, faces, masks=masks, strength=most, feather=self.options.feather)
+        box = _around(blended)
+        return Rendered(moment.index, moment, before, after, box) if box else Rendered(moment.index, moment)
+
+    def _face(self, shown: _Shown) -> Tensor:
+        share = self.options.deflicker
+        if share == 0:
+            return shown.image
+        steady = self._steady[shown.track.id].result(shown.moment.index)
+        return steady if share == 1 else torch.lerp(shown.image, steady, share)
+
+
+def _around(blended: Tensor) -> tuple[int, int, int, int] | None:
+    """Return the box around all that is above zero, None where nothing is."""
+    rows, columns = blended.amax(1).nonzero(), blended.amax(0).nonzero()
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

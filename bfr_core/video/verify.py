@@ -1,0 +1,192 @@
+"""Open a finished film again, decode it to its end, and compare it with what was to be written."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import OutputMediaError
+from ..media.clips import OPEN_OPTIONS
+
+_MILLISECOND = Fraction(1, 1000)
+
+
+@dataclass(slots=True)
+class Copied:
+    """What was copied of one stream, to be found again in the result. It grows by 8 bytes a packet."""
+
+    index: int
+    """In the clip."""
+    target: int
+    """In the result."""
+    time_base: Fraction
+    cover: bool = False
+    """It is one picture that is shown at no time."""
+    stamps: array[int] = field(default_factory=lambda: array("q"))
+    """In `time_base`, as written."""
+    digest: Any = field(default_factory=hashlib.sha256)
+    bytes: int = 0
+    waiting: list[Any] = field(default_factory=list)
+    """Packets that are not written yet."""
+
+    def add(self, packet: Any, stamp: int) -> None:
+        """Take note of a packet that is shown at `stamp`."""
+        data = _payload(bytes(packet))
+        self.digest.update(data)
+        self.bytes += len(data)
+        self.stamps.append(stamp)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a film is expected to hold."""
+
+    video: int
+    """Index of the restored stream."""
+    pts: np.ndarray
+    """(N,) time stamps of its frames in `time_base`."""
+    time_base: Fraction
+    exact: bool
+    """The container keeps every time stamp; others round to a millisecond."""
+    copied: Sequence[Copied]
+    chapters: int
+    metadata: dict[str, str]
+    shift_s: float
+    """What all stamps were moved by."""
+    notes: tuple[str, ...]
+
+
+def verify(path: Path, target: Path, written: Written, check_cancel: Callable[[], None]) -> dict[str, Any]:
+    """Compare a film with what was to be written.
+
+    Args:
+        path: the film, under the name it has for now.
+        target: the name it is to get.
+        written: what was to be written.
+        check_cancel: raises where the run is to stop.
+
+    Returns:
+        What was found, as plain JSON types. Entries of the metadata that the container dropped are in its notes.
+
+    Raises:
+        OutputMediaError: a frame, a packet, a chapter or a time stamp is missing or differs.
+    """
+    import av
+
+    try:
+        opened: Any = av.open(str(path), options=OPEN_OPTIONS)
+        with opened:
+            worst = _compare_frames(opened, written, check_cancel)
+        again: Any = av.open(str(path), options=OPEN_OPTIONS)
+        with again:
+            streams = _compare_streams(again, written.copied)
+            chapters = again.chapters() if hasattr(again, "chapters") else []
+            if written.chapters and len(chapters) != written.chapters:
+                raise _Mismatch(f"it has {len(chapters)} chapters, expected {written.chapters}")
+            held = {key.lower() for key in again.metadata}
+    except (av.error.FFmpegError, _Mismatch) as error:
+        raise OutputMediaError(
+            f"{target} is not what it should be",
+            found=str(error),
+            kept=f"It is kept as {target.name}.rejected, and the segments are kept",
+            todo="Look at it, and run the same command again, perhaps with another container",
+        ) from error
+    lost = [key for key in written.metadata if key.lower() not in held]
+    notes = [f"{target.suffix} did not keep the clip's {', '.join(lost)}"] if lost else []
+    return {
+        "frames": len(written.pts),
+        "worst_stamp_s": worst,
+        "shift_s": written.shift_s,
+        "bytes": path.stat().st_size,
+        "streams": streams,
+        "chapters": written.chapters,
+        "notes": [*written.notes, *notes],
+    }
+
+
+class _Mismatch(Exception):  # noqa: N818
+    """The result differs from what was written."""
+
+
+def _compare_frames(container: Any, written: Written, check_cancel: Callable[[], None]) -> float:
+    """Return the largest difference of a frame's stamp in seconds."""
+    stream = container.streams[written.video]
+    stream.thread_type = "AUTO"
+    base, worst, count, total = stream.time_base, Fraction(0), 0, len(written.pts)
+    allowed = Fraction(0) if written.exact else _MILLISECOND / 2
+    for frame in container.decode(stream):
+        if count % 16 == 0:
+            check_cancel()
+        if count < total:
+            if frame.pts is None or frame.is_corrupt:
+                raise _Mismatch(f"frame {count} is damaged")
+            expected = int(written.pts[count]) * written.time_base
+            worst = max(worst, abs(frame.pts * base - expected))
+            if worst > allowed:
+                shown = f"{float(frame.pts * base):.6f}"
+                raise _Mismatch(f"frame {count} is shown at {shown} s, expected {float(expected):.6f} s")
+        count += 1
+    if count != total:
+        raise _Mismatch(f"{count} frames can be decoded, expected {total}")
+    return float(worst)
+
+
+def _compare_streams(container: Any, copied: Sequence[Copied]) -> list[dict[str, Any]]:
+    missing = [stream.index for stream in copied if stream.target >= len(container.streams)]
+    if missing:
+        raise _Mismatch(f"stream {missing[0]} is not in it")
+    found = {
+        stream.target: Copied(stream.index, stream.target, container.streams[stream.target].time_base, stream.cover)
+        for stream in copied
+    }
+    if found:
+        for packet in container.demux(*(container.streams[number] for number in found)):
+            if packet.size:
+                stream = found[packet.stream_index]
+                shown = packet.pts if packet.pts is not None else packet.dts
+                stream.add(packet, 0 if stream.cover or shown is None else shown)
+    told: list[dict[str, Any]] = []
+    for stream in copied:
+        got, name = found[stream.target], f"stream {stream.index}"
+        if len(got.stamps) != len(stream.stamps):
+            raise _Mismatch(f"{name} has {len(got.stamps)} packets, expected {len(stream.stamps)}")
+        if got.digest.digest() != stream.digest.digest():
+            raise _Mismatch(f"{name} holds other bytes than in the clip")
+        off = _worst(stream, got)
+        if off > max(got.time_base, _MILLISECOND):
+            raise _Mismatch(f"{name} is off by {float(off):.6f} s against the pictures")
+        told.append(
+            {"stream": stream.index, "packets": len(got.stamps), "bytes": got.bytes, "worst_stamp_s": float(off)}
+        )
+    return told
+
+
+def _worst(one: Copied, other: Copied) -> Fraction:
+    """Return the largest difference between the stamps of two streams, in seconds."""
+    if not len(one.stamps):
+        return Fraction(0)
+    base, scale = one.time_base, other.time_base
+    # Python's integers: the products of two time bases leave 64 bits.
+    first = np.array(one.stamps, object) * (base.numerator * scale.denominator)
+    second = np.array(other.stamps, object) * (scale.numerator * base.denominator)
+    return Fraction(int(np.abs(first - second).max()), base.denominator * scale.denominator)
+
+
+def _payload(data: bytes) -> bytes:
+    """Return a packet without the header that AAC has in transport streams, and MP4 and MKV hold elsewhere.
+
+    Source:
+        ISO/IEC 13818-7, adts_fixed_header: 12 bits of sync, layer 0, and the length of the frame.
+    """
+    if len(data) > 7 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
+        length = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5
+        if length == len(data):
+            return data[7 if data[1] & 1 else 9 :]
+    return data
