@@ -204,7 +204,7 @@ def restore_frame(
         inputs[masked] = torch.stack([sample(mask[None], crop.matrix, restorer.size).clamp(0, 1) for crop in crops])
     made = restorer.restore(images, seeds=seeds, settings=options.settings, inputs=inputs, runtime=runtime)
     restored = {
-        index: _keep_gray(crop.image, face) for (index, crop), face in zip(chosen.crops.items(), made, strict=True)
+        index: keep_gray(crop.image, face) for (index, crop), face in zip(chosen.crops.items(), made, strict=True)
     }
     clock.lap("restore")
     if options.gate:
@@ -312,7 +312,7 @@ def restore_whole(
     clock = _Clock(report.seconds)
     seed = face_seed(options.seed, 0, 0)
     made = whole(restorer, frame.clamp(0, 1), seed=seed, settings=options.settings, runtime=runtime)
-    made = _keep_gray(frame.clamp(0, 1), made)
+    made = keep_gray(frame.clamp(0, 1), made)
     clock.lap("restore")
     image = torch.lerp(frame, made, options.strength) if options.strength else frame.clone()
     return Restored(image, torch.full(frame.shape[-2:], options.strength), [], [], report)
@@ -343,7 +343,7 @@ def whole_picture(method: Method, options: Options) -> Callable[..., Tensor]:
     return method.picture
 
 
-def _keep_gray(crop: Tensor, face: Tensor) -> Tensor:
+def keep_gray(crop: Tensor, face: Tensor) -> Tensor:
     """Return a gray face for a gray crop: a regressor leaves a faint tint there, a generator paints skin."""
     if bool((crop.amax(0) - crop.amin(0)).max() > _GRAY_TOLERANCE):
         return face

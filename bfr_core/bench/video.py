@@ -101,7 +101,7 @@ def plain(plan: Plan, target: Path) -> None:
     import av
 
     source = av.open(str(plan.info.path))
-    with source, publish(target) as file, av.open(file, "w", format="mp4") as out:
+    with source, publish(target) as file, av.open(file, mode="w", format="mp4") as out:
         video: Any = source.streams.video[0]
         video.thread_type = "AUTO"
         stream = add_video(out, plan.encoding, plan.info)
@@ -119,7 +119,7 @@ def make_clip(path: Path, seconds: float, face: np.ndarray | None) -> None:
     rng = np.random.default_rng(0)
     texture = _texture(rng, height + 64, width + 64)
     small = None if face is None else _shrunk(face, 200)
-    with publish(path) as file, av.open(file, "w", format="mp4") as out:
+    with publish(path) as file, av.open(file, mode="w", format="mp4") as out:
         stream: Any = out.add_stream("libx264", rate=_RATE, options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(round(seconds * _RATE)):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..media.outputs import Job
     from ..pipeline import Options
     from ..runtime import Runtime
+    from ..video.gate import QualityGate
     from ..video.plan import Crew, FilmOptions
 
 _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare", "max_drift")
@@ -148,7 +149,6 @@ def film_options(args: argparse.Namespace, options: Options) -> FilmOptions:
     """Return what the command line asks of films."""
     from ..video.choose import Choice
     from ..video.encode import EncodeSettings
-    from ..video.gate import QualityGate
     from ..video.plan import FilmOptions
     from ..video.render import RenderOptions
     from ..video.scan import ScanOptions
@@ -164,7 +164,7 @@ def film_options(args: argparse.Namespace, options: Options) -> FilmOptions:
             except_ids=args.except_tracks,
             largest=args.max_faces,
             region=args.region,
-            gate=None if args.all_faces else QualityGate(min_size=args.min_size),
+            gate=_gate(args),
         ),
         render=RenderOptions(
             strength=args.strength,
@@ -180,6 +180,14 @@ def film_options(args: argparse.Namespace, options: Options) -> FilmOptions:
         rate=args.frame_rate,
         window=window,
     )
+
+
+def _gate(args: argparse.Namespace) -> QualityGate | None:
+    from ..video.gate import QualityGate
+
+    if args.all_faces:
+        return None
+    return QualityGate() if args.min_size is None else QualityGate(min_size=args.min_size)
 
 
 def restore_film(

@@ -68,7 +68,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--aligned", action="store_true", help="each picture is one aligned face: detect nothing")
     parser.add_argument("--whole", action="store_true", help="restore all of each picture, with methods that can")
     parser.add_argument("--max-faces", type=int, default=0, metavar="N", help="only the N largest faces (0: all)")
-    parser.add_argument("--min-size", type=float, default=16.0, metavar="PX", help="leave smaller faces (%(default)s)")
+    parser.add_argument("--min-size", type=float, metavar="PX", help="leave smaller faces (16; in films 32)")
     parser.add_argument(
         "--strength", type=float, default=1.0, help="0 keeps the input, 1 restores in full (%(default)s)"
     )
@@ -122,7 +122,7 @@ def _restore(args: argparse.Namespace) -> int:
         seed=args.seed,
         threshold=args.threshold,
         max_faces=args.max_faces,
-        min_size=args.min_size,
+        **({} if args.min_size is None else {"min_size": args.min_size}),
         settings={
             param.name: value for param in args.params if (value := getattr(args, f"param_{param.name}")) is not None
         },

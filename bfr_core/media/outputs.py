@@ -36,7 +36,6 @@ class _Kind:
 
 
 _PICTURES = _Kind("picture", tuple(FORMATS), FORMATS, None)
-_CLIPS = _Kind("clip", CLIP_SUFFIXES, CONTAINERS, ".mkv")
 _BOTH = _Kind("picture or clip", (*FORMATS, *CLIP_SUFFIXES), {**FORMATS, **CONTAINERS}, ".mkv")
 
 
@@ -84,16 +83,6 @@ def plan_outputs(
         SettingsError: `suffix` is no picture suffix, or contradicts the output file's.
     """
     return _plan(_BOTH if clips else _PICTURES, inputs, Path(out), suffix, overwrite, make)
-
-
-def plan_clip_outputs(
-    inputs: Sequence[Path], out: Path, *, suffix: str | None = None, overwrite: bool = False
-) -> list[Job]:
-    """Pair every input clip with its output file, and make the output folders: `plan_outputs` for clips.
-
-    A clip in a container that is not written, such as .avi or .ts, becomes an .mkv, which holds all kinds of streams.
-    """
-    return _plan(_CLIPS, inputs, Path(out), suffix, overwrite, True)
 
 
 def _plan(kind: _Kind, inputs: Sequence[Path], out: Path, suffix: str | None, overwrite: bool, make: bool) -> list[Job]:

@@ -91,7 +91,7 @@ def restore_frames(
     tracks = link(found, options.scan)
     if crew.recogniser is not None:
         people(tracks, usual_least(crew.recogniser))
-    choose(tracks, options.choice, (frames.shape[2], frames.shape[3]))
+    choose(tracks, options.choice, (frames.shape[2], frames.shape[3]), size=crew.restorer.size)
     out = frames.clone()
     for item in render(moments("render"), tracks, crew.restorer, options.render, runtime, span=(0, len(frames))):
         if item.after is not None and item.before is not None:

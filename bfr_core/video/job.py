@@ -135,7 +135,8 @@ class FilmJob:
         tracks = link(found, self.options.scan)
         if self.crew.recogniser is not None:
             people(tracks, usual_least(self.crew.recogniser))
-        choose(tracks, self.options.choice, (self.plan.info.height, self.plan.info.width))
+        shape = (self.plan.info.height, self.plan.info.width)
+        choose(tracks, self.options.choice, shape, size=self.crew.restorer.size)
         written = self.folder.read_json(_TRACKS)
         if _is_edited(written):
             self._apply(tracks, written)
@@ -350,7 +351,7 @@ class FilmJob:
         return FilmReport(
             str(self.plan.info.path), str(self.plan.target), restorer.method.id, restorer.config.name, len(found),
             int(touched.sum()), to_json(tracks, found)["tracks"], joined,
-            list(dict.fromkeys([*self._notes, *self.runtime.notes])),
+            list(dict.fromkeys([*self._notes, *self.runtime.notes, *joined.pop("notes", ())])),
             {name: round(seconds, 2) for name, seconds in self._seconds.items()},
         )  # fmt: skip
 

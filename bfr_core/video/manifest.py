@@ -17,8 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import platform
+import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress

@@ -20,7 +20,7 @@ from ..compose.masks import FEATHER
 from ..compose.paste import composite
 from ..errors import SettingsError
 from ..faces.align import sample
-from ..pipeline import _keep_gray
+from ..pipeline import keep_gray
 from ..restorer import Restorer, face_seed
 from ..runtime import Runtime
 from ..types import Face, FaceCrop
@@ -248,7 +248,7 @@ class _Renderer:
             runtime=self.runtime,
         )
         for shown, face in zip(part, made, strict=True):
-            face = _keep_gray(shown.image, face)
+            face = keep_gray(shown.image, face)
             if self.options.deflicker:
                 steady = self._steady.setdefault(shown.track.id, Deflicker(self.restorer.size))
                 steady.add(shown.moment.index, shown.moment.time, shown.image, face)

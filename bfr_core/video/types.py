@@ -158,7 +158,7 @@ class Scan:
 
 @dataclass(slots=True)
 class Track:
-    """One face followed through consecutive frames of one shot. n frames, without holes: `frames[0] + n - 1` is last."""
+    """One face followed through n consecutive frames of one shot, without holes."""
 
     id: int
     """From 1, in order of the first frame, then of size."""
@@ -177,7 +177,7 @@ class Track:
     matrices: np.ndarray
     """(n, 2, 3) float64, frame to the FFHQ crop of 512 px, smoothed in time."""
     weight: np.ndarray
-    """(n,) float32 in [0, 1]: how much of the restored face is shown; fades where a face appears or leaves in a shot."""
+    """(n,) float32 in [0, 1]: how much of the restored face is shown; fades where a face comes or goes in a shot."""
     restore: bool = True
     reason: str = ""
     """Why it is left alone."""
@@ -188,10 +188,12 @@ class Track:
 
     @property
     def first(self) -> int:
+        """Its first frame."""
         return int(self.frames[0])
 
     @property
     def last(self) -> int:
+        """Its last frame."""
         return int(self.frames[-1])
 
     def at(self, index: int) -> int | None:
