@@ -15,6 +15,8 @@ from .picture import RestoreImage
 from .pltrans import LoadPLTransLatent, PLTransDecode, PLTransLatent, PLTransMix, PLTransSample, SavePLTransLatent
 from .restore import LoadRestorer, RestoreFaces, method_node
 from .style import LoadStyleCodes, MakeStyleCodes, MixStyleCodes, PreviewStyleCodes, SaveStyleCodes
+from .tracks import SelectTracks
+from .video import RestoreFacesInFrames, RestoreFacesInVideo
 
 
 class BfrExtension(ComfyExtension):
@@ -29,4 +31,5 @@ class BfrExtension(ComfyExtension):
         fixed += [PLTransLatent, PLTransSample, PLTransMix, PLTransDecode, SavePLTransLatent, LoadPLTransLatent]
         fixed += [GuidanceMask, FacePartMask, CombineGuidanceMasks, PreviewGuidanceMask]
         fixed += [IdentityGuideNode, RestoreImage, SelectPerson, IdentityDriftGate]
+        fixed += [RestoreFacesInVideo, SelectTracks, RestoreFacesInFrames]
         return fixed + [method_node(method) for method in methods().values()]

@@ -6,9 +6,9 @@ import dataclasses
 import inspect
 from typing import Any
 
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import ComfyExtension, InputImpl, io, ui
 
-__all__ = ["ComfyExtension", "boxes_input", "boxes_output", "io", "option", "schema"]
+__all__ = ["ComfyExtension", "InputImpl", "boxes_input", "boxes_output", "io", "option", "schema", "ui"]
 
 _NEWER = {"search_aliases"}
 """Fields of Schema that 0.8 lacks. Named one by one, so that a misspelt field is an error and not left out."""

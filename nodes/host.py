@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.utils
 import folder_paths
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ..bfr_core.errors import InputMediaError, OutputMediaError, WeightsError
+from ..bfr_core.media.atomic import make_folder
+from ..bfr_core.media.sheets import row, to_bytes
 from ..bfr_core.runtime import Runtime
 
 FOLDERS = {
@@ -23,6 +28,12 @@ FOLDERS = {
 
 _OTHERS = {"insightface": (".onnx",)}
 """What other packs look for in a folder of theirs that we may be the first to name."""
+
+_LIVE = 512
+"""Longest side of the live picture over a node, in pixels; the host shrinks what is larger."""
+
+_SMALL = 256
+"""Height of frames that are shown beside each other, in pixels."""
 
 _SAVED = " [output]"
 """Ends the name of a file in the output folder, for the host's functions and its page."""
@@ -110,6 +121,28 @@ def data_path(name: str) -> Path:
     return Path(folder_paths.get_annotated_filepath(name))
 
 
+def temporary_folder(name: str) -> Path:
+    """Return a folder in the host's temp directory, which lasts until the host ends, and make it where it is missing.
+
+    Raises:
+        OutputMediaError: it cannot be made.
+    """
+    folder = Path(folder_paths.get_temp_directory()) / name
+    make_folder(folder)
+    return folder
+
+
+def new_temporary(prefix: str, suffix: str) -> Path:
+    """Return a path in the host's temp directory that no file has yet; a counter follows the prefix.
+
+    Raises:
+        OutputMediaError: its folder cannot be made.
+    """
+    temporary_folder(str(Path(prefix).parent))
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_temp_directory())
+    return Path(folder) / f"{name}_{counter:05}_{suffix}"
+
+
 class Managed:
     """A network under the host's model management."""
 
@@ -155,13 +188,93 @@ def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) ->
 
     made = Runtime(
         device=device,
-        batch=8 if device.type == "cuda" else 2,
+        batch=1 if device.type == "cpu" else 8,  # a processor is as fast with one at a time, and stops sooner
         on_progress=progress,
         on_step=step,
         check_cancel=mm.throw_exception_if_processing_interrupted,
         prepare=lambda net: managed.ready(activation_bytes),
     )
     return made
+
+
+class FilmBar:
+    """The progress bar of a node that goes over a film, in frames of all its passes, with a picture now and then.
+
+    Args:
+        passes: their names, in order; the bar stands still in others.
+        frames: of the part of the film that is meant, about; 0 where nobody knows.
+    """
+
+    def __init__(self, *passes: str, frames: int = 0) -> None:
+        self._bar = comfy.utils.ProgressBar(max(len(passes) * frames, 1))
+        self._passes, self._frames = passes, frames
+        self._done, self._total = 0.0, 1
+
+    def hear(self, name: str, done: int, total: int) -> None:
+        """Move on to so many frames of a pass."""
+        if name not in self._passes:
+            return
+        # A header speaks of the whole file, also where a part of it is meant.
+        each = max(min(total or self._frames, self._frames or total), done, 1)
+        self._total = each * len(self._passes)
+        self._move(self._passes.index(name) * each + done)
+
+    def step(self, index: int, total: int, faces: int) -> None:
+        """Move within a batch of faces by the steps of their method, a face for a frame."""
+        self._move(min(self._done + faces / max(total, 1), self._total))
+
+    def show(self, before: Tensor, after: Tensor) -> None:
+        """Show a frame before and after; (3, H, W) each."""
+        picture = Image.fromarray(side_by_side(before, after))
+        self._bar.update_absolute(round(self._done, 2), self._total, ("JPEG", picture, _LIVE))
+
+    def _move(self, done: float) -> None:
+        # Passes overlap by what they hold back, and a bar that goes back tells nothing.
+        self._done = max(self._done, done)
+        self._bar.update_absolute(round(self._done, 2), self._total)
+
+
+def side_by_side(before: Tensor, after: Tensor) -> np.ndarray:
+    """Return two frames (3, H, W) beside each other as a small picture, (h, w, 3) uint8."""
+    height, width = before.shape[1:]
+    return row([to_bytes(before), to_bytes(after)], max(min(height, _SMALL, _SMALL * 2 * height // width), 1))
+
+
+def film_runtime(bar: FilmBar, managed: Managed | None = None) -> Runtime:
+    """Return a runtime that works through the host and leaves the progress to the passes over a film.
+
+    Args:
+        bar: moves with the steps of a batch.
+        managed: the network that restores; None where nothing is restored.
+    """
+    check = _lasting(mm.throw_exception_if_processing_interrupted)
+    if managed is None:
+        return Runtime(device=mm.get_torch_device(), check_cancel=check)
+    made = runtime(managed, 1)
+    made.check_cancel = check
+    made.on_progress = lambda done, total: None
+    made.on_step = lambda index, total: bar.step(index, total, made.batch)
+    return made
+
+
+def _lasting(check: Callable[[], None]) -> Callable[[], None]:
+    """Return a check that raises in every thread once it has raised in one.
+
+    The host forgets a cancel as soon as it has told of it. Told to the thread that decodes, it would wait there until
+    all that was decoded before is restored.
+    """
+    raised: list[type[BaseException]] = []
+
+    def asked() -> None:
+        if raised:
+            raise raised[0]
+        try:
+            check()
+        except BaseException as error:
+            raised.append(type(error))
+            raise
+
+    return asked
 
 
 def device() -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ from ..bfr_core.registry import MASK
 from ..bfr_core.types import Face, FaceCrop
 from .compat import io
 from .host import mask_layers
+
+if TYPE_CHECKING:
+    from ..bfr_core.video.choose import Choice
 
 DetectorSocket = io.Custom("BFR_DETECTOR")
 FacesSocket = io.Custom("BFR_FACES")
@@ -21,6 +24,8 @@ StyleCodesSocket = io.Custom("BFR_STYLE_CODES")
 """Carries `bfr_core.methods.vspbfr.codes.StyleCodes`."""
 PLTransLatentSocket = io.Custom("BFR_PLTRANS_LATENT")
 """Carries `bfr_core.methods.pltrans.latents.PLTransLatents`."""
+
+TracksSocket = io.Custom("BFR_TRACKS")
 
 CATEGORY = "BFR/faces"
 
@@ -34,6 +39,19 @@ class Crops:
     """Frames of the batch the faces were found in."""
     size: tuple[int, int]
     """Height and width of those frames: pasted into another size, every face would land beside its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackChoice:
+    """What BFR_TRACKS carries: whom of a video to restore. Numbers of tracks mean something in that video alone."""
+
+    source: str
+    """Key of the video that was analysed."""
+    name: str
+    """Of the video, for messages."""
+    choice: Choice
+    detector: Any
+    """What found the faces: by another one they may be counted otherwise."""
 
 
 Faces = list[list[Face]]

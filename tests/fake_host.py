@@ -15,12 +15,14 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import io
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import av
 import torch
 
 _INPUT = ("id", "display_name", "optional", "tooltip", "lazy", "extra_dict", "raw_link")
@@ -28,6 +30,7 @@ _WIDGET = (*_INPUT, "default", "socketless", "force_input")
 _FIELDS = {
     "Image": _INPUT,
     "Mask": _INPUT,
+    "Video": _INPUT,
     "Custom": _INPUT,
     "String": (*_WIDGET, "multiline", "placeholder", "dynamic_prompts"),
     "Boolean": (*_WIDGET, "label_on", "label_off"),
@@ -44,7 +47,7 @@ _FIELDS = {
         "remote",
     ),
 }
-_TYPES = {"Image": "IMAGE", "Mask": "MASK", "String": "STRING", "Boolean": "BOOLEAN", "Int": "INT", "Float": "FLOAT"}
+_TYPES = {name: name.upper() for name in ("Image", "Mask", "Video", "String", "Boolean", "Int", "Float")}
 _OUTPUT = ("id", "display_name", "tooltip", "is_output_list")
 _SCHEMA = (
     *("node_id", "display_name", "category", "inputs", "outputs", "hidden", "description", "is_input_list"),
@@ -58,11 +61,14 @@ class FakeHost:
 
     def __init__(self, base: Path, *, newer: bool = True) -> None:
         self.models, self.input, self.output = (base / name for name in ("models", "input", "output"))
+        self.temp = base / "temp"
         self.newer = newer
-        for folder in (self.models, self.input, self.output):
+        for folder in (self.models, self.input, self.output, self.temp):
             folder.mkdir(parents=True, exist_ok=True)
-        self.progress: list[tuple[int, int]] = []
+        self.progress: list[tuple[float, int]] = []
         """Every value of every progress bar, with its total."""
+        self.previews: list[Any] = []
+        """Every live picture: format, picture, longest side."""
         self.cancel_after: int | None = None
         """Checks for a cancel that pass before one raises."""
         self.loaded: list[Any] = []
@@ -102,6 +108,10 @@ class FakeHost:
     def _api(self) -> dict[str, ModuleType]:
         latest = ModuleType("comfy_api.latest")
         latest.io, latest.ui = _make_io(self.newer), ModuleType("ui")  # type: ignore[attr-defined]
+        vars(latest.ui)["PreviewImage"] = PreviewImage
+        from_file = VideoFromTrimmableFile if self.newer else VideoFromFile
+        classes = {"VideoFromFile": from_file, "VideoFromComponents": VideoFromComponents}
+        latest.InputImpl = type("InputImpl", (), classes)  # type: ignore[attr-defined]
         latest.ComfyExtension = type("ComfyExtension", (), {})  # type: ignore[attr-defined]
         return {"comfy_api": ModuleType("comfy_api"), "comfy_api.latest": latest}
 
@@ -125,9 +135,11 @@ class FakeHost:
             def __init__(self, total: int, node_id: str | None = None) -> None:
                 self.total, self.current = total, 0
 
-            def update_absolute(self, value: int, total: int | None = None, preview: Any = None) -> None:
+            def update_absolute(self, value: float, total: int | None = None, preview: Any = None) -> None:
                 self.current, self.total = value, self.total if total is None else total
                 host.progress.append((self.current, self.total))
+                if preview is not None:
+                    host.previews.append(preview)
 
             def update(self, value: int) -> None:
                 self.update_absolute(self.current + value)
@@ -147,6 +159,7 @@ class FakeHost:
                     raise host.interrupted
                 host.cancel_after -= 1
 
+        self.throw = throw_exception_if_processing_interrupted
         devices = ("get_torch_device", "unet_offload_device", "intermediate_device")
         fields = dict.fromkeys(devices, lambda: cpu) | {
             "load_models_gpu": load_models_gpu,
@@ -198,6 +211,7 @@ class FakeHost:
             get_annotated_filepath=get_annotated_filepath,
             get_input_directory=lambda: str(self.input),
             get_output_directory=lambda: str(self.output),
+            get_temp_directory=lambda: str(self.temp),
             folder_names_and_paths=known,
             models_dir=str(self.models),
             add_model_folder_path=add_model_folder_path,
@@ -206,6 +220,61 @@ class FakeHost:
             get_folder_paths=lambda name: list(known[name][0]),
         )
         return module
+
+
+class PreviewImage:
+    """What a node shows of a batch."""
+
+    def __init__(self, image: Any, animated: bool = False, cls: Any = None) -> None:
+        self.image = image
+
+
+class VideoFromFile:
+    """A VIDEO of a file or of bytes, as 0.8 has it."""
+
+    def __init__(self, file: str | io.BytesIO) -> None:
+        self._file = file
+
+    def get_stream_source(self) -> str | io.BytesIO:
+        if isinstance(self._file, io.BytesIO):
+            self._file.seek(0)
+        return self._file
+
+    def get_dimensions(self) -> tuple[int, int]:
+        with av.open(self.get_stream_source()) as container:
+            stream = container.streams.video[0]
+            return stream.width, stream.height
+
+    def get_duration(self) -> float:
+        with av.open(self.get_stream_source()) as container:
+            return float(container.duration / av.time_base)
+
+    def save_to(self, path: Any, format: Any = "auto", codec: Any = "auto", metadata: Any = None) -> None:
+        raise AssertionError("a file is read as it is")
+
+
+class VideoFromTrimmableFile(VideoFromFile):
+    """As 0.19 has it, which tells nobody of what it was trimmed to."""
+
+    def __init__(self, file: Any, *, start_time: float = 0, duration: float = 0) -> None:
+        super().__init__(file)
+        self._VideoFromFile__start_time, self._VideoFromFile__duration = start_time, duration
+
+
+class VideoFromComponents:
+    """A VIDEO of frames in memory."""
+
+    def __init__(self, components: Any) -> None:
+        self._components = components
+
+    def get_components(self) -> Any:
+        return self._components
+
+    def get_dimensions(self) -> tuple[int, int]:
+        return self._components.images.shape[2], self._components.images.shape[1]
+
+    def get_stream_source(self) -> Any:
+        raise AssertionError("frames in memory would be encoded for a stream")
 
 
 class Pack:

@@ -6,9 +6,11 @@ import copy
 import json
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import host_harness
 import numpy as np
 import pytest
@@ -28,7 +30,14 @@ pytestmark = [
 API = Path(__file__).parent / "api"
 SCHEMAS = json.loads((Path(__file__).parent / "node_schemas.json").read_text("utf-8"))
 PHOTO = host_harness.PROJECT.parent / "shared" / "data" / "photos" / "clean" / "astronaut.png"
+FILM = host_harness.PROJECT.parent / "shared" / "data" / "video" / "talking_480x480.mp4"
+PICTURES = sorted(path.stem for path in API.glob("restore_*.json") if "LoadImage" in path.read_text("utf-8"))
+"""Saved workflows that restore a picture as Restore Faces does."""
+SHOTS = 8
+"""Frames of the film."""
 LEVEL = 1 / 255
+STEP_S = 20.0
+"""Longest step of a diffusion method there, for two faces; all frames of the film take minutes."""
 STOP_S = 3.0
 """Longest wait between a cancel and its effect: one batch of the network on a busy processor."""
 
@@ -91,6 +100,8 @@ def saved(name: str, picture: str) -> Prompt:
     for entry in prompt.values():
         if entry["class_type"] == "LoadImage":
             entry["inputs"]["image"] = picture
+        elif entry["class_type"] == "LoadVideo":
+            entry["inputs"]["file"] = picture
     return prompt
 
 
@@ -119,7 +130,7 @@ def test_every_node_is_there(host: Host) -> None:
     assert "Traceback" not in host.log
 
 
-@pytest.mark.parametrize("workflow", sorted(path.stem for path in API.glob("restore_*.json")))
+@pytest.mark.parametrize("workflow", PICTURES)
 def test_saved_workflows_give_what_the_command_line_gives(
     workflow: str, host: Host, name: str, photo: Path, tmp_path: Path, record_property: Any
 ) -> None:
@@ -224,7 +235,7 @@ def test_a_batch_gives_what_its_images_give(host: Host, name: str) -> None:
         assert np.array_equal(got, alone)
 
 
-@pytest.mark.parametrize("workflow", sorted(path.stem for path in API.glob("restore_*.json")))
+@pytest.mark.parametrize("workflow", PICTURES)
 def test_no_face_changes_no_bit(workflow: str, host: Host, flat: str, name: str) -> None:
     prompt = saved(workflow, flat)
     for item in list(prompt.values()):
@@ -412,3 +423,139 @@ def test_runs_again_after_the_models_were_unloaded(host: Host, name: str) -> Non
     time.sleep(1)
     (after,) = shown(host, one_node(name, seed=21))
     assert np.array_equal(before, after)
+
+
+# --- films -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def film(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The first frames of a real film with a face and a voice."""
+    if not FILM.is_file():
+        pytest.skip(f"no {FILM}")
+    path = tmp_path_factory.mktemp("films") / "talking.mp4"
+    with av.open(str(FILM)) as source, av.open(str(path), "w") as target:
+        video, audio = source.streams.video[0], source.streams.audio[0]
+        made: Any = target.add_stream("libx264", rate=25, options={"crf": "14", "bf": "0"})
+        made.width, made.height, made.pix_fmt = video.width, video.height, "yuv420p"
+        made.time_base = made.codec_context.time_base = Fraction(1, 25)
+        sound = target.add_stream_from_template(audio)
+        frames = source.decode(video)
+        for index in range(SHOTS):
+            frame = next(frames)
+            frame.pts, frame.time_base, frame.pict_type = index, Fraction(1, 25), 0
+            target.mux(made.encode(frame))
+        target.mux(made.encode(None))
+        source.seek(0)
+        for packet in source.demux(audio):
+            if packet.dts is not None and packet.dts * packet.time_base < SHOTS / 25:
+                packet.stream = sound
+                target.mux(packet)
+    return host.upload(path)
+
+
+def shots(path: Path) -> tuple[np.ndarray, list[Fraction]]:
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), [f.pts * f.time_base for f in frames]
+
+
+def voice(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+def text_of(entry: dict[str, Any], number: str) -> Any:
+    return json.loads("".join(entry["outputs"][number]["text"]))
+
+
+def test_a_video_keeps_its_times_and_its_sound(host: Host, film: str) -> None:
+    prompt = saved("restore_video", film)
+    entry = host.run(prompt, timeout_s=280)
+    (path,) = host.outputs(entry, by_kind(prompt, "SaveVideo"))
+    before, times = shots(host.base / "input" / film)
+    after, late = shots(path)
+    assert late == times and len(after) == SHOTS
+    assert voice(path) == voice(host.base / "input" / film)
+    texts = {entry["inputs"]["source"][0]: number for number, entry in prompt.items() if "source" in entry["inputs"]}
+    tracks = text_of(entry, texts[by_kind(prompt, "BFR_SelectTracks")])
+    report = text_of(entry, texts[by_kind(prompt, "BFR_RestoreFacesInVideo")])
+    assert [track["restore"] for track in tracks] == [True] and report["restored_frames"] == SHOTS
+    assert report["method"] == "irn"
+    assert host.outputs(entry, by_kind(prompt, "BFR_SelectTracks")), "the thumbnails are shown"
+    assert 1 <= len(host.outputs(entry, by_kind(prompt, "PreviewImage"))) <= 4
+    left, top, right, bottom = (round(value) for value in tracks[0]["box"])
+    moved = np.abs(after.astype(int) - before)
+    assert moved[:, top:bottom, left:right].mean() > 2 * moved[:, :60, :60].mean(), "the face, and little else"
+    assert not list((host.base / "temp").rglob("segment_*"))
+    # The same film again: nothing is looked for anew, and nobody is chosen.
+    prompt[by_kind(prompt, "BFR_SelectTracks")]["inputs"] |= {"tracks": "1", "mode": "all but these"}
+    entry = host.run(prompt, timeout_s=280)
+    report = text_of(entry, texts[by_kind(prompt, "BFR_RestoreFacesInVideo")])
+    assert report["restored_frames"] == 0 and [track["restore"] for track in report["tracks"]] == [False]
+
+
+def test_a_trimmed_video_is_restored_in_that_part(host: Host, film: str) -> None:
+    if not host.object_info("Video Slice"):
+        pytest.skip(f"ComfyUI {host.version} trims no video")
+    prompt: Prompt = {
+        "1": node("LoadVideo", file=film),
+        "2": node("Video Slice", video=["1", 0], start_time=0.08, duration=0.16, strict_duration=False),
+        "3": node("BFR_RestoreFacesInVideo", video=["2", 0]),
+        "4": node("SaveVideo", video=["3", 0], filename_prefix="part", format="auto", codec="auto"),
+        "5": node("PreviewAny", source=["3", 1]),
+    }
+    entry = host.run(prompt, timeout_s=280)
+    (path,) = host.outputs(entry, "4")
+    after, _ = shots(path)
+    before, times = shots(host.base / "input" / film)
+    first = times.index(Fraction(2, 25))
+    assert len(after) == 4 == text_of(entry, "5")["frames"]
+    corner = np.s_[:, :60, :60]
+    away = [np.abs(after[corner].astype(int) - before[first + k : first + k + 4][corner]).mean() for k in (-1, 0, 1)]
+    assert away[1] == min(away), "those frames and no others"
+
+
+def test_the_frames_of_a_video_go_through_memory(host: Host, film: str) -> None:
+    prompt = saved("restore_frames", film)
+    (path,) = host.outputs(host.run(prompt, timeout_s=280), by_kind(prompt, "SaveVideo"))
+    assert len(shots(path)[0]) == SHOTS and voice(path)
+    # As a VIDEO of frames in memory, which no file tells how to encode.
+    again: Prompt = {
+        **{
+            number: entry
+            for number, entry in prompt.items()
+            if entry["class_type"] in ("LoadVideo", "GetVideoComponents")
+        },
+        "90": node("CreateVideo", images=[by_kind(prompt, "GetVideoComponents"), 0], fps=25.0),
+        "91": node("BFR_RestoreFacesInVideo", video=["90", 0]),
+        "92": node("SaveVideo", video=["91", 0], filename_prefix="memory", format="auto", codec="auto"),
+    }
+    again["90"]["inputs"]["audio"] = [by_kind(prompt, "GetVideoComponents"), 1]
+    (path,) = host.outputs(host.run(again, timeout_s=280), "92")
+    after, times = shots(path)
+    assert times == [Fraction(index, 25) for index in range(SHOTS)] and voice(path)
+    before, _ = shots(host.base / "input" / film)
+    assert np.abs(after.astype(int) - before).mean() < 6, "the same colours"
+    assert not list((host.base / "temp" / "bfr_video" / "copies").iterdir())
+
+
+def test_a_video_that_is_stopped_goes_on(host: Host, film: str) -> None:
+    prompt: Prompt = {
+        "1": node("LoadVideo", file=film),
+        "2": node("BFR_RestoreFacesInVideo", video=["1", 0], method="diffuse_restore/compact"),
+        "3": node("PreviewAny", source=["2", 1]),
+    }
+    number = host.submit(prompt)
+    time.sleep(8)
+    assert not host.finished(number), "the film was too short to interrupt"
+    start = time.monotonic()
+    host.interrupt()
+    with pytest.raises(PromptInterrupted):
+        host.wait(number)
+    took = time.monotonic() - start
+    print(f"stopped after {took:.2f} s")
+    assert took < STEP_S
+    assert not list((host.base / "temp" / "bfr_video").rglob(".bfr-*")), "nothing unfinished is left"
+    prompt["2"]["inputs"]["method"] = "irn/compact"
+    assert text_of(host.run(prompt, timeout_s=280), "3")["frames"] == SHOTS

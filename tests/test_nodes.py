@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
@@ -137,6 +138,7 @@ def test_entrypoint_gives_all_nodes(nodes: dict[str, Any], pack: Pack) -> None:
     fixed += ("StyleCodes", "StylePreview", "MixStyleCodes", "SaveStyleCodes", "LoadStyleCodes")
     fixed += ("GuidanceMask", "FacePartMask", "CombineGuidanceMasks", "PreviewGuidanceMask", "IdentityGuide")
     fixed += ("RestoreImage_lpip_diff", "SelectPerson", "IdentityDriftGate")
+    fixed += ("RestoreFacesInVideo", "SelectTracks", "RestoreFacesInFrames")
     fixed += ("PLTransLatent", "PLTransSample", "PLTransMix", "PLTransDecode", "SavePLTransLatent", "LoadPLTransLatent")
     assert set(nodes) == {f"BFR_{name}" for name in fixed} | {f"BFR_Restore_{name}" for name in methods}
     # ComfyUI has a top-level module `nodes`, and the stand-in has put one there: ours is not mistaken for it.
@@ -440,7 +442,7 @@ def test_step_by_step_equals_one_node(count: int, nodes: dict[str, Any], tiny: S
     aligned, crops = execute(nodes["BFR_AlignFaces"], image=image, size=SIZE, faces=faces)
     assert aligned.shape == (max(count, 1), SIZE, SIZE, 3)
     node = pack.module("nodes.restore").method_node(tiny.method)
-    (restored,) = execute(node, faces=aligned, seed=0, restorer=tiny.restorer)
+    restored, _ = execute(node, faces=aligned, seed=0, restorer=tiny.restorer)
     out, mask = execute(nodes["BFR_CompositeFaces"], image=image, faces=restored, crops=crops)
     expected, whole, *_ = execute(nodes["BFR_RestoreFaces"], image=image, method="any")
     assert torch.equal(out, expected)
@@ -604,7 +606,7 @@ def test_a_declared_method_becomes_a_node(tiny: SimpleNamespace, pack: Pack, hos
     assert (mode.default, mode.options) == ("soft", ["soft", "hard"])
     settings = {"weight": 0.25, "steps": 7, "tiled": True, "mode": "hard"}
     faces = torch.rand(5, SIZE, SIZE, 3)
-    (out,) = execute(node, faces=faces, seed=3, **settings)
+    out, _ = execute(node, faces=faces, seed=3, **settings)
     assert torch.allclose(out, 1 - faces)
     used = [entry for entry, _ in tiny.method.stages["seen"]]
     assert used == [settings] * len(used)
@@ -612,6 +614,55 @@ def test_a_declared_method_becomes_a_node(tiny: SimpleNamespace, pack: Pack, hos
     assert len(set(seeds)) == 5
     assert host.progress[-1] == (5, 5)
     assert [value for value, total in host.progress].count(5) == 1
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_aligned_faces_have_the_report_of_whole_images(
+    count: int, nodes: dict[str, Any], tiny: SimpleNamespace, pack: Pack
+) -> None:
+    node = pack.module("nodes.restore").method_node(tiny.method)
+    whole = json.loads(execute(nodes["BFR_RestoreFaces"], image=pictures(1), method="any")[3])
+    (entry,) = json.loads(execute(node, faces=torch.rand(count, SIZE, SIZE, 3), seed=4)[1])
+    assert list(entry) == list(whole[0])
+    assert (entry["method"], entry["config"], entry["detector"], entry["seed"]) == ("probe", "tiny", "aligned", 4)
+    assert not entry["notes"]
+    assert [face["frame_index"] for face in entry["faces"]] == list(range(count))
+    assert all(list(face) == list(whole[0]["faces"][0]) and face["action"] == "restored" for face in entry["faces"])
+    assert list(entry["seconds"]) == ["restore"] and entry["seconds"]["restore"] >= 0
+
+
+def test_notes_of_a_run_are_in_the_report(tiny: SimpleNamespace, pack: Pack, host: FakeHost) -> None:
+    """Memory that ran out, a setting that was left aside, and what the method read in the faces."""
+
+    def restore(net: Any, faces: torch.Tensor, settings: Any, seeds: Any, inputs: Any, context: Any) -> torch.Tensor:
+        context.note("The weight was left aside")
+        context.tell("Read", {"light": faces.mean((1, 2, 3)).tolist()})
+        if len(faces) > 1:
+            raise torch.OutOfMemoryError("planned")
+        return faces
+
+    method = dataclasses.replace(tiny.method, restore=restore)
+    node, faces = pack.module("nodes.restore").method_node(method), torch.full((3, SIZE, SIZE, 3), 0.25)
+    faces[1] = 0.5
+    (entry,) = json.loads(execute(node, faces=faces, restorer=load(pack, method))[1])
+    assert entry["notes"] == [
+        "The weight was left aside",
+        "Memory ran out; the batch was reduced to 1",
+        "Read. 3 faces: light 0.25 to 0.5 (mean 0.33)",
+    ]
+    assert host.progress[-1] == (3, 3)
+
+
+def test_the_notes_of_a_film_do_not_grow(nodes: dict[str, Any], tiny: SimpleNamespace, pack: Pack) -> None:
+    def restore(net: Any, faces: torch.Tensor, settings: Any, seeds: Any, inputs: Any, context: Any) -> torch.Tensor:
+        context.tell("Read", {"light": faces.mean((1, 2, 3)).tolist()})
+        return faces
+
+    restorer = load(pack, dataclasses.replace(tiny.method, restore=restore))
+    frames = torch.linspace(0.1, 0.5, 40).view(-1, 1, 1, 1).expand(40, 80, 96, 3).contiguous()
+    entries = json.loads(execute(nodes["BFR_RestoreFaces"], image=frames, method="any", restorer=restorer)[3])
+    assert [len(entry["notes"]) for entry in entries] == [1] * 40
+    assert entries[-1]["notes"] == ["Read. 40 faces: light 0.1 to 0.5 (mean 0.3)"]
 
 
 def test_a_restorer_of_another_method_is_refused(tiny: SimpleNamespace, pack: Pack) -> None:

@@ -19,6 +19,8 @@ from bfr_core.faces.passes import overlap
 from bfr_core.runtime import Runtime
 from bfr_core.types import Face
 from bfr_core.video.cuts import CutFinder
+from bfr_core.video.probe import probe
+from bfr_core.video.reader import Reader
 from bfr_core.video.scan import Follower, ScanOptions, scan
 from bfr_core.video.tracks import link
 from bfr_core.video.types import Moment, Scan
@@ -192,6 +194,9 @@ class Knows:
 
 
 class Follows(Knows):
+    def search(self, frames):
+        return self.detect(frames)
+
     def follow(self, frame, faces, *, threshold=None):
         number = round(float(frame[0, 0, 0]) * 4096)
         self.followed.append(number)
@@ -213,7 +218,7 @@ def scanned(film: Film, detector, options=None, recogniser=None, runtime=None, s
 
 def test_a_film_without_faces_is_hardly_looked_at():
     film = Film({}, 1000)
-    found = scanned(film, detector := Follows(film))
+    found = scanned(film, detector := Follows(film), ScanOptions(look_s=0.4))
     assert len(found) == 1000 and len(found.frame) == 0 and link(found) == []
     # Every 0.4 s, and the last frame.
     assert detector.searched == [*range(0, 1000, 10), 999]
@@ -243,6 +248,21 @@ def test_frames_between_looks_are_filled_where_nobody_can_follow(every):
     assert sorted(detector.searched) == sorted({*range(0, 40, every), 39})
     exact = np.stack([detector.there(frame)[0].points for frame in range(40)])
     np.testing.assert_allclose(track.points, exact, atol=1e-9)
+
+
+def test_a_search_in_half_the_size_finds_the_same_faces(shared):
+    """Where small ones do not matter."""
+    detector = load_detector()
+    tracks = []
+    for least in (0.0, 32.0):
+        film = Reader(probe(shared / "video" / "talking_480x480.mp4"), window=(2.0, 0.4))
+        parts = scan(iter(film), detector, None, ScanOptions(least_px=least))
+        (track,) = link(Scan.joined(list(parts)))
+        tracks.append(track)
+    assert [(track.first, track.last) for track in tracks] == [(0, 9)] * 2
+    size = np.sqrt(np.prod(tracks[0].boxes[:, 2:] - tracks[0].boxes[:, :2], axis=1))
+    apart = np.linalg.norm(tracks[0].points - tracks[1].points, axis=2).mean(1) / size
+    assert apart.max() < 0.01
 
 
 def test_a_face_too_fast_to_follow_is_searched_for():

@@ -23,6 +23,10 @@ CORE: dict[str, tuple[list[str], list[str]]] = {
     "MaskPreview": ([], []),
     "PreviewAny": (["preview_markdown", "preview_text", "previewMode"], ["STRING"]),
     "MarkdownNote": (["text"], []),
+    "LoadVideo": (["file", "upload"], ["VIDEO"]),
+    "SaveVideo": (["filename_prefix", "format", "codec"], []),
+    "GetVideoComponents": ([], ["IMAGE", "AUDIO", "FLOAT"]),
+    "CreateVideo": (["fps"], ["VIDEO"]),
 }
 """Widgets and output types of the core nodes that workflows may use: those that 0.8 has as well."""
 
@@ -139,10 +143,11 @@ def test_nothing_overlaps_and_all_lies_in_a_group(name: str) -> None:
 def test_a_note_tells_what_to_do(name: str) -> None:
     nodes = ui(name)["nodes"]
     (note,) = (node for node in nodes if node["type"] == "MarkdownNote")
-    assert "your own photo" in note["widgets_values"][0]
-    loads = [node for node in nodes if node["type"] == "LoadImage"]
+    loads = [node for node in nodes if node["type"] in ("LoadImage", "LoadVideo")]
     assert loads
-    assert {node["widgets_values"][0] for node in loads} == {"example.png"}
+    films = {node["type"] for node in loads} == {"LoadVideo"}
+    assert f"your own {'video' if films else 'photo'}" in note["widgets_values"][0]
+    assert {node["widgets_values"][0] for node in loads} == {"example.mp4" if films else "example.png"}
     assert "Run" in note["widgets_values"][0]
 
 

@@ -128,7 +128,9 @@ def _restore(args: argparse.Namespace) -> int:
         },
     )
     options.check()
-    runtime = Runtime(device=pick_device(args.device), dtype=DTYPES[args.dtype])
+    device = pick_device(args.device)
+    # A processor is as fast with one face at a time, and stops sooner.
+    runtime = Runtime(device=device, dtype=DTYPES[args.dtype], batch=1 if device.type == "cpu" else 8)
     restorer = load_restorer(args.method, args.config, weights=args.weights)
     restorer.method.settings(options.settings, restorer.config)
     mask = None

@@ -87,8 +87,8 @@ def restore_frames(
             hear(name, index, len(frames))
             yield Moment(index, index / rate, lambda frame=frame: frame.clamp(0, 1), lambda frame=frame: small(frame))
 
-    found = Scan.joined(list(scan(moments("analyse"), crew.detector, crew.recogniser, options.scan, runtime)))
-    tracks = link(found, options.scan)
+    found = Scan.joined(list(scan(moments("analyse"), crew.detector, crew.recogniser, options.looking, runtime)))
+    tracks = link(found, options.looking)
     if crew.recogniser is not None:
         people(tracks, usual_least(crew.recogniser))
     choose(tracks, options.choice, (frames.shape[2], frames.shape[3]), size=crew.restorer.size)

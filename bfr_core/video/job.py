@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,19 +134,18 @@ class FilmJob:
         """
         start = time.monotonic()
         self._found = found = self._scanned()
-        tracks = link(found, self.options.scan)
+        tracks = link(found, self.options.looking)
         if self.crew.recogniser is not None:
             people(tracks, usual_least(self.crew.recogniser))
         shape = (self.plan.info.height, self.plan.info.width)
         choose(tracks, self.options.choice, shape, size=self.crew.restorer.size)
         written = self.folder.read_json(_TRACKS)
+        self._write_thumbnails([track for track in tracks if not self._picture_of(track).exists()])
         if _is_edited(written):
             self._apply(tracks, written)
         else:
             told = to_json(tracks, found)
             self.folder.write_json(_TRACKS, told | {"unedited": _digest(told["tracks"])})
-        if written is None:
-            self._write_thumbnails(tracks)
         self._seconds["analyse"] = time.monotonic() - start
         return tracks
 
@@ -170,7 +171,7 @@ class FilmJob:
                     yield moment
 
             for part in scan(
-                listen(iter(reader)), self.crew.detector, self.crew.recogniser, self.options.scan, self.runtime,
+                listen(iter(reader)), self.crew.detector, self.crew.recogniser, self.options.looking, self.runtime,
                 start=parts,
             ):  # fmt: skip
                 self.folder.add_scan(part)
@@ -189,6 +190,9 @@ class FilmJob:
             )
         return found
 
+    def _picture_of(self, track: Track) -> Path:
+        return self.folder.report / f"track_{track.id:04}.png"
+
     def _write_thumbnails(self, tracks: Sequence[Track]) -> None:
         wanted: dict[int, list[Track]] = {}
         for track in tracks:
@@ -203,7 +207,7 @@ class FilmJob:
             self.runtime.check_cancel()
             for track in wanted.get(moment.index, ()):
                 picture = thumbnail(moment.rgb(), track, best_row(track))
-                write_picture(self.folder.report / f"track_{track.id:04}.png", Picture(to_bytes(picture)))
+                write_picture(self._picture_of(track), Picture(to_bytes(picture)))
             if moment.index >= last:
                 return
 
@@ -273,9 +277,16 @@ class FilmJob:
         """
         ahead = reach(found, self._render)
         shown = [0.0]
+        stopped = threading.Event()
+
+        def check_decoder() -> None:
+            # A host may tell of a cancel once only, which must be in the thread that can end at once; the decoder
+            # learns of it, as of any other end, when the work is over.
+            if stopped.is_set():
+                raise _Over
 
         def decoded() -> Iterator[Moment]:
-            for moment in self._reader():
+            for moment in self._reader(check_decoder):
                 if moment.index >= last + ahead:
                     return
                 if moment.index >= first - ahead:
@@ -284,10 +295,13 @@ class FilmJob:
 
         def restored(moments: Iterator[Moment]) -> Iterator[tuple[Moment, Any]]:
             made = render(moments, tracks, self.crew.restorer, self._render, self.runtime, span=(first, last))
-            for count, item in enumerate(made):
-                self.runtime.check_cancel()
-                yield item.moment, self._drawn(item, shown)
-                self.hear("render", done + count + 1, len(found))
+            try:
+                for count, item in enumerate(made):
+                    self.runtime.check_cancel()
+                    yield item.moment, self._drawn(item, shown)
+                    self.hear("render", done + count + 1, len(found))
+            finally:
+                stopped.set()
 
         with _Segments(self, first) as encoder:
             run_pipes(decoded(), restored, encoder, check_cancel=self.runtime.check_cancel)
@@ -311,10 +325,10 @@ class FilmJob:
                 todo="Check the disk and the file, then begin anew with --restart",
             )
 
-    def _reader(self) -> Reader:
+    def _reader(self, check_cancel: Callable[[], None] | None = None) -> Reader:
         return Reader(
             self.plan.info, on_error=self.options.on_error, rate=self.options.rate, window=self.options.window,
-            check_cancel=self.runtime.check_cancel,
+            check_cancel=check_cancel or self.runtime.check_cancel,
         )  # fmt: skip
 
     # What a job is told by -------------------------------------------------------------------------------------------
@@ -324,7 +338,7 @@ class FilmJob:
         return {
             "detector": self.crew.detector.name,
             "recogniser": self.crew.recogniser is not None,
-            "scan": asdict(options.scan),
+            "scan": asdict(options.looking),
             "on_error": options.on_error,
             "rate": str(options.rate),
             "window": options.window,
@@ -365,6 +379,10 @@ def _is_edited(written: Any) -> bool:
     if written is None:
         return False
     return not isinstance(written, dict) or written.get("unedited") != _digest(written.get("tracks"))
+
+
+class _Over(BaseException):
+    """Ends the decoder's thread after the work; nobody hears of it."""
 
 
 class _Segments:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +49,12 @@ class FilmOptions:
     """Start and length in seconds of the part to restore; None for all of it."""
     segment_frames: int = 120
     """Frames that are encoded to one file, and lost at most when a run is killed."""
+
+    @property
+    def looking(self) -> ScanOptions:
+        """How closely to look, given that the gate leaves smaller faces alone."""
+        gate = self.choice.gate
+        return replace(self.scan, least_px=max(self.scan.least_px, gate.min_size if gate else 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,284 @@
+"""Restoring the faces of a film: of a VIDEO from file to file, and of frames that come as a batch of images."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..bfr_core.errors import SettingsError
+from ..bfr_core.video.encode import ENCODERS, EncodeSettings
+from .compat import io, option, schema
+from .host import FilmBar, film_runtime, join_image, side_by_side, split_image
+from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, method_choices
+from .people import person_in
+from .restore import SEED, SEED_HELP
+from .types import CATEGORY, DetectorSocket, RestorerSocket, TrackChoice, TracksSocket
+
+if TYPE_CHECKING:
+    from ..bfr_core.video.choose import Choice
+
+_CODECS = ["auto", *(name for name in ENCODERS if name not in ("vp9", "prores"))]
+"""Those that MP4 holds, and one that loses nothing."""
+
+_SHOWN = 4
+"""Pairs of frames in the preview."""
+
+
+def all_faces_input() -> Any:
+    """Return the widget that switches the quality gate off."""
+    return option(
+        io.Boolean, "all_faces", default=False,
+        tooltip="Also faces that are sharp already, too small to restore from, or in profile, which are left alone "
+        "otherwise; the report says which and why",
+    )  # fmt: skip
+
+
+def person_input() -> Any:
+    """Return the socket of a photo."""
+    help_text = "A photo: restore only the person in it, told by the embedded recogniser"
+    return io.Image.Input("person", optional=True, tooltip=help_text)
+
+
+def settings_inputs() -> list[Any]:
+    """Return the widgets of how to restore, which films and frames share."""
+    return [
+        option(
+            io.Combo, "method", options=method_choices(embedded_only=True),
+            tooltip="How to restore; a connected restorer takes its place",
+        ),
+        option(
+            io.Float, "strength", default=1.0, min=0.0, max=1.0, step=0.01,
+            tooltip="0 keeps the video, 1 shows the restored faces in full",
+        ),
+        option(io.Int, "seed", **SEED, tooltip=SEED_HELP),
+        option(
+            io.Float, "deflicker", default=1.0, min=0.0, max=1.0, step=0.05,
+            tooltip="Takes out what changes from frame to frame without the input showing it; 0 restores each frame "
+            "for itself",
+        ),
+        all_faces_input(),
+    ]  # fmt: skip
+
+
+def make_choice(all_faces: bool, person: torch.Tensor | None, detector: Any, *, ids: Any = (), but: Any = ()) -> Choice:
+    """Return whom to restore.
+
+    Args:
+        all_faces: ask no quality gate.
+        person: photos of the only one to restore; None for everybody.
+        detector: finds the face in the photo.
+        ids: restore these tracks only, whatever the gate says.
+        but: leave these tracks alone.
+
+    Raises:
+        InputMediaError: a photo shows no face.
+    """
+    from ..bfr_core.video.choose import Choice
+    from ..bfr_core.video.gate import QualityGate
+
+    people = None if person is None else person_in(person, detector)
+    return Choice(people=people, ids=ids, except_ids=but, gate=None if all_faces else QualityGate())
+
+
+class _Pairs:
+    """A few frames before and after, from all over a film of any length."""
+
+    def __init__(self) -> None:
+        self.kept: list[np.ndarray] = []
+        self._each, self._seen = 1, 0
+
+    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """See a pair; every so many are kept, ever fewer as the film goes on."""
+        if self._seen % self._each == 0:
+            self.kept.append(side_by_side(before, after))
+        self._seen += 1
+        if len(self.kept) > _SHOWN:
+            self.kept, self._each = self.kept[::2], self._each * 2
+
+    def image(self) -> torch.Tensor:
+        """Return them as a batch (N, 3, H, W); one black picture where no face was restored."""
+        if not self.kept:
+            return torch.zeros(1, 3, 64, 128)
+        return torch.from_numpy(np.stack(self.kept[:_SHOWN])).movedim(-1, 1).float() / 255
+
+
+class RestoreFacesInVideo(io.ComfyNode):
+    """A film from file to file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_RestoreFacesInVideo",
+            display_name="Restore Faces in Video",
+            category=CATEGORY,
+            description="Find and follow the faces of a video, restore them without flicker and put them back. Works "
+            "from file to file in little memory; every frame keeps its time, and sound and subtitles are copied. A run "
+            "that was stopped goes on where it was. What is connected to tracks decides whom to restore.",
+            search_aliases=["video face restoration", "video face fix", "face enhance video", "deflicker", "old film"],
+            inputs=[
+                io.Video.Input("video", tooltip="From Load Video, Create Video or any other node that gives a VIDEO"),
+                *settings_inputs(),
+                option(
+                    io.Combo, "codec", options=_CODECS,
+                    tooltip="auto: as the video needs, in most cases h264; ffv1 loses nothing and is written as MKV",
+                ),
+                option(
+                    io.Int, "crf", default=16, min=0, max=51,
+                    tooltip="Quality of the encoder, less is better and larger; ffv1 does not ask for it",
+                ),
+                RestorerSocket.Input("restorer", optional=True, tooltip="Left open: the method chosen here"),
+                DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
+                person_input(),
+                TracksSocket.Input(
+                    "tracks", optional=True,
+                    tooltip="From Select Tracks with the same video: whom to restore. Then all_faces, detector and "
+                    "person are those of that node",
+                ),
+            ],
+            outputs=[
+                io.Video.Output(display_name="video", tooltip="In the temp directory; Save Video copies it as it is"),
+                io.String.Output(display_name="report", tooltip="Who was restored, when, and who was not, as JSON"),
+                io.Image.Output(display_name="preview", tooltip="Some frames, before | after; black if no face was"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        video: Any,
+        method: str,
+        strength: float = 1.0,
+        seed: int = 0,
+        deflicker: float = 1.0,
+        all_faces: bool = False,
+        codec: str = "auto",
+        crf: int = 16,
+        restorer: LoadedRestorer | None = None,
+        detector: Any = None,
+        person: torch.Tensor | None = None,
+        tracks: TrackChoice | None = None,
+    ) -> io.NodeOutput:
+        """Analyse, render and join, or go on with it."""
+        from ..bfr_core.video.plan import Crew, FilmOptions
+        from ..bfr_core.video.render import RenderOptions
+        from .film import film_job, open_film, to_video
+
+        loaded = restorer or get_restorer(method)
+        film = open_film(video)
+        if tracks is None:
+            detector = detector or get_detector()
+            choice = make_choice(all_faces, person, detector)
+        else:
+            _check_tracks(tracks, film.key, detector, person)
+            detector, choice = tracks.detector, tracks.choice
+        encode = EncodeSettings(codec=codec, crf=crf)
+        if film.from_memory and codec != "ffv1":
+            # As the host encodes such frames: what they were made with says nothing of what can be played.
+            even = all(side % 2 == 0 for side in video.get_dimensions())
+            codec, pix_fmt = "h264" if codec == "auto" else codec, "yuv420p" if even else "yuv444p"
+            encode = EncodeSettings(codec=codec, crf=crf, pix_fmt=pix_fmt)
+        options = FilmOptions(
+            choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker), encode=encode
+        )
+        crew = Crew(loaded.restorer, detector, get_recogniser())
+        pairs, bar = _Pairs(), FilmBar("analyse", "render", frames=film.frames)
+
+        def preview(before: torch.Tensor, after: torch.Tensor) -> None:
+            pairs.add(before, after)
+            bar.show(before, after)
+
+        run = film_runtime(bar, loaded.managed)
+        with film_job(film, crew, options, run, bar, preview=preview) as job:
+            report, target = job.run(), job.plan.target
+        if film.copied:  # it would fill the disk, and can be made again
+            film.path.unlink(missing_ok=True)
+        return io.NodeOutput(to_video(target), json.dumps(report.to_dict(), indent=1), join_image(pairs.image()))
+
+
+def _check_tracks(tracks: TrackChoice, key: str, detector: Any, person: torch.Tensor | None) -> None:
+    """Refuse a choice of tracks that is not of this video, or that another input contradicts.
+
+    Raises:
+        SettingsError: one of both.
+    """
+    if tracks.source != key:
+        raise SettingsError(
+            "These tracks belong to another video",
+            found=f"they were selected in {tracks.name}; expected the video that is connected here, and the same part",
+            kept="Nothing was started",
+            todo="Connect the same video to Select Tracks and to this node",
+        )
+    given = [name for name, value in (("person", person), ("detector", detector)) if value is not None]
+    if given and not (given == ["detector"] and detector is tracks.detector):
+        raise SettingsError(
+            f"Two nodes say whom to restore by {' and '.join(given)}",
+            found=f"tracks and {' and '.join(given)} are connected; expected one or the other",
+            kept="Nothing was started",
+            todo=f"Connect {' and '.join(given)} to Select Tracks alone",
+        )
+
+
+class RestoreFacesInFrames(io.ComfyNode):
+    """The frames of a film that lie in memory."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="BFR_RestoreFacesInFrames",
+            display_name="Restore Faces in Frames",
+            category=CATEGORY,
+            description="Restore the faces in the frames of a film, followed from frame to frame and without flicker. "
+            "For frames that other nodes give as a batch of images; a VIDEO takes less memory in Restore Faces in "
+            "Video. Everything outside the faces stays exactly as it was.",
+            search_aliases=["video face restoration", "batch", "frames", "deflicker"],
+            inputs=[
+                io.Image.Input("image", tooltip="Consecutive frames of one film"),
+                option(
+                    io.Float, "frame_rate", default=25.0, min=0.1, max=1000.0, step=0.001,
+                    tooltip="Frames a second, as Get Video Components tells: how fast faces move and fade",
+                ),
+                *settings_inputs(),
+                RestorerSocket.Input("restorer", optional=True, tooltip="Left open: the method chosen here"),
+                DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
+                person_input(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The frames with their faces restored"),
+                io.String.Output(display_name="report", tooltip="Who was restored, when, and who was not, as JSON"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        frame_rate: float,
+        method: str,
+        strength: float = 1.0,
+        seed: int = 0,
+        deflicker: float = 1.0,
+        all_faces: bool = False,
+        restorer: LoadedRestorer | None = None,
+        detector: Any = None,
+        person: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        """Restore the batch as one film."""
+        from ..bfr_core.video.frames import restore_frames
+        from ..bfr_core.video.plan import Crew, FilmOptions
+        from ..bfr_core.video.render import RenderOptions
+
+        frames, alpha = split_image(image)
+        loaded, detector = restorer or get_restorer(method), detector or get_detector()
+        choice = make_choice(all_faces, person, detector)
+        options = FilmOptions(choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker))
+        bar = FilmBar("analyse", "render", frames=len(frames))
+        crew, run = Crew(loaded.restorer, detector, get_recogniser()), film_runtime(bar, loaded.managed)
+        made = restore_frames(frames, frame_rate, crew, options, run, hear=bar.hear)
+        by = {"method": loaded.restorer.method.id, "config": loaded.restorer.config.name, "frames": len(frames)}
+        report = {**by, **made.to_dict(), "notes": run.notes}
+        return io.NodeOutput(join_image(made.frames, alpha), json.dumps(report, indent=1))
