@@ -19,7 +19,7 @@ from ..bfr_core.media.atomic import publish
 from ..bfr_core.runtime import Runtime
 from ..bfr_core.video.job import FilmJob, Preview
 from ..bfr_core.video.lossless import SUFFIX, write_lossless
-from ..bfr_core.video.plan import Crew, FilmOptions, Plan, plan_film
+from ..bfr_core.video.plan import Crew, FilmOptions, Plan, expected_frames, plan_film
 from ..bfr_core.video.probe import probe
 from ..bfr_core.video.reader import identity
 from ..bfr_core.video.segments import measure
@@ -93,10 +93,7 @@ def open_film(video: Any) -> Film:
         # The host rounds both ends down to a time stamp, and sums of floats can lie just above one.
         begin = max(start - _TINY_S, 0.0)
         meant = (begin, start + length - _TINY_S - begin if length else float("inf"))
-    frames = info.frames or round((info.seconds or 0) * (info.rate or 0))
-    if meant and info.seconds and info.rate:
-        frames = round(min(max(info.seconds - start, 0), meant[1]) * info.rate)
-    return replace(film, frames=frames, window=meant)
+    return replace(film, frames=expected_frames(info, meant), window=meant)
 
 
 def _window(video: Any, seconds: float | None) -> tuple[float, float] | None:

@@ -15,6 +15,7 @@ from skimage.data import astronaut
 
 from bfr_core.cli import main
 from bfr_core.media.pictures import read_picture
+from bfr_core.registry import methods
 
 
 @pytest.fixture
@@ -179,6 +180,12 @@ def test_help_and_entry_point(capsys):
     assert "--compare" in text and "examples:" in text
     done = subprocess.run([sys.executable, "-m", "bfr_core.cli", "--version"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("bfr 0.")
+
+
+@pytest.mark.parametrize("method", list(methods()))
+def test_no_option_of_a_method_is_one_of_the_command(method, capsys):
+    assert run("restore", "--method", method, "--help") == 0
+    assert "--from-second" in capsys.readouterr().out
 
 
 def test_demo_makes_its_own_photo(tmp_path, capsys):

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -24,10 +26,12 @@ from bfr_core.errors import BfrError, InputMediaError, OutputMediaError, Setting
 from bfr_core.faces.align import FFHQ_TEMPLATE
 from bfr_core.runtime import Runtime
 from bfr_core.types import Face
+from bfr_core.video import job as job_module
 from bfr_core.video.choose import Choice
 from bfr_core.video.encode import EncodeSettings
+from bfr_core.video.gate import QualityGate
 from bfr_core.video.job import FilmJob
-from bfr_core.video.plan import Crew, FilmOptions, plan_film
+from bfr_core.video.plan import Crew, FilmOptions, fingerprint, plan_film
 from bfr_core.video.render import RenderOptions
 
 WIDTH, HEIGHT = 160, 96
@@ -115,10 +119,10 @@ def options(**changes) -> FilmOptions:
     return FilmOptions(**{**usual, **changes})
 
 
-def run(source: Path, target: Path, chosen: FilmOptions | None = None, *, who: Crew | None = None, **kwargs):
+def run(source: Path, target: Path, chosen: FilmOptions | None = None, *, who=None, folder=None, **kwargs):
     chosen = chosen or options()
     runtime = kwargs.pop("runtime", Runtime())
-    with FilmJob(plan_film(source, target, chosen), who or crew(), chosen, runtime, **kwargs) as job:
+    with FilmJob(plan_film(source, target, chosen, folder=folder), who or crew(), chosen, runtime, **kwargs) as job:
         return job.run()
 
 
@@ -327,6 +331,55 @@ def test_row54_a_clock_that_is_set_back_is_not_noticed(tmp_path, monkeypatch):
     assert all(0 <= seconds < 60 for seconds in report.seconds.values())
 
 
+def test_row44_what_is_asked_of_the_gate_is_no_reason_to_look_anew(tmp_path):
+    source, target = write_clip(tmp_path / "in.mp4", frames=12), tmp_path / "out.mkv"
+    usual = replace(options(), choice=Choice(gate=QualityGate(sharp=2.0)))
+    with FilmJob(plan_film(source, target, usual), crew(), usual, Runtime()) as job:
+        job.analyse()
+    larger = replace(usual, choice=Choice(gate=QualityGate(min_size=40, sharp=2.0)))
+    assert run(source, target, larger, who=(who := crew())).tracks[0]["restore"] is False
+    assert who.detector.looks == 0
+    # Faces of any size are asked for now, which the first run did not look for.
+    report = run(source, tmp_path / "again.mkv", options(), folder=plan_film(source, target, usual).folder)
+    assert report.restored_frames == 12
+    assert any("Small faces" in note for note in report.notes)
+
+
+def test_a_default_that_is_said_is_no_other_setting(tmp_path):
+    source = write_clip(tmp_path / "in.mp4")
+    _break_off(source, tmp_path / "out.mkv", options())
+    run(source, tmp_path / "out.mkv", options(render=RenderOptions(settings={"level": 0.5})))
+
+
+def test_another_guide_does_not_continue_a_film():
+    from bfr_core.diffusion.guidance import IdentityGuide
+    from bfr_core.faces.identity import embedded_recogniser
+    from bfr_core.restorer import load_restorer
+
+    restorer, recogniser = load_restorer("diffuse_restore"), embedded_recogniser()
+    told = []
+    for strength in (1.0, 2.0):
+        guide = IdentityGuide(recogniser, "test", strength=strength)
+        told.append(fingerprint(Crew(restorer.guided(guide), Spot())))
+    assert told[0] != told[1]
+    assert told[0] == fingerprint(Crew(restorer.guided(IdentityGuide(recogniser, "test", strength=1.0)), Spot()))
+
+
+def test_a_film_that_ends_early_the_second_time_leaves_no_short_segment(tmp_path, monkeypatch):
+    source, target = write_clip(tmp_path / "in.mp4"), tmp_path / "out.mkv"
+    chosen = options()
+    with FilmJob(plan_film(source, target, chosen), crew(), chosen, Runtime()) as job:
+        job.analyse()
+    whole = job_module.Reader.__iter__
+    monkeypatch.setattr(job_module.Reader, "__iter__", lambda self: islice(whole(self), 21))
+    with pytest.raises(InputMediaError, match="ends before"):
+        run(source, target)
+    monkeypatch.undo()
+    run(source, target)
+    run(source, tmp_path / "whole.mkv")
+    same(tmp_path / "whole.mkv", target)
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +401,20 @@ def test_row38_a_film_is_never_written_over_itself(tmp_path, capsys):
         assert main(["restore", str(source), "-o", str(target), "--overwrite"]) == 1
         assert "is the input" in capsys.readouterr().err
     assert source.read_bytes() == before
+
+
+def test_dry_run_makes_no_folder(tmp_path, capsys):
+    source = write_clip(tmp_path / "in.mp4", frames=4)
+    assert main(["restore", str(source), "-o", str(tmp_path / "new" / "film.mp4"), "--dry-run"]) == 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_of_films_are_refused_for_pictures(tmp_path, capsys):
+    from PIL import Image
+
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    assert main(["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--tracks", "1"]) == 1
+    assert "--tracks" in capsys.readouterr().err
 
 
 def test_options_of_pictures_are_refused_for_films(tmp_path, capsys):
@@ -372,7 +439,7 @@ def test_pictures_and_films_of_a_folder_go_together(tmp_path, capsys):
 def test_a_real_talking_head_by_command(tmp_path, shared, capsys):
     source = shared / "video" / "talking_480x480.mp4"
     out = tmp_path / "out.mkv"
-    command = ["restore", str(source), "-o", str(out), "--duration", "0.2", "--codec", "ffv1", "--all-faces"]
+    command = ["restore", str(source), "-o", str(out), "--seconds", "0.2", "--codec", "ffv1", "--all-faces"]
     assert main(command) == 0
     restored, times = frames_of(out)
     original, original_times = frames_of(source)

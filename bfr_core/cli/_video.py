@@ -23,6 +23,14 @@ _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare", "max_drift")
 """Options that films do not take."""
 
 
+_FILMS_ONLY = {
+    "restart": False, "job": None, "tracks": (), "except_tracks": (), "persons": (), "region": None, "all_faces": False,
+    "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": 16, "preset": "medium", "drop_streams": (),
+    "stream": None, "on_damage": "stop", "frame_rate": None, "from_second": 0.0, "seconds": None,
+}  # fmt: skip
+"""Options that pictures do not take, and what they are where nobody gives them."""
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -65,10 +73,17 @@ def add_video(parser: argparse.ArgumentParser) -> None:
         help="find and follow the faces, and stop: tracks.json in the job's folder says which would be restored, and "
         "may be edited",
     )  # fmt: skip
-    group.add_argument("--restart", action="store_true", help="begin anew where an earlier run had other settings")
+    group.add_argument(
+        "--restart", action="store_true",
+        help="begin anew where an earlier run had other settings; what was edited in tracks.json is lost where the "
+        "film is looked through anew",
+    )  # fmt: skip
     group.add_argument("--job", type=Path, metavar="DIR", help="folder of the job, for one film (beside the output)")
     group.add_argument("--tracks", type=_numbers, default=(), metavar="N,N", help="restore these tracks and no others")
     group.add_argument("--except-tracks", type=_numbers, default=(), metavar="N,N", help="leave these tracks alone")
+    group.add_argument(
+        "--persons", type=_numbers, default=(), metavar="N,N", help="restore these persons, as numbered in tracks.json"
+    )
     group.add_argument(
         "--region", type=_box, metavar="L,T,R,B", help="restore faces there only, in shares of the frame"
     )
@@ -101,8 +116,10 @@ def add_video(parser: argparse.ArgumentParser) -> None:
         help="frames that cannot be decoded: stop, show the one before them on, or leave them out (%(default)s)",
     )  # fmt: skip
     group.add_argument("--frame-rate", type=_rate, metavar="N", help="of films without time stamps, such as 25")
-    group.add_argument("--start", type=float, default=0.0, metavar="S", help="restore from this second on")
-    group.add_argument("--duration", type=float, metavar="S", help="restore so many seconds")
+    group.add_argument(
+        "--from-second", type=float, default=0.0, metavar="S", help="cut out and restore the film from there on"
+    )
+    group.add_argument("--seconds", type=float, metavar="S", help="cut out and restore so many seconds")
 
 
 def check_films(args: argparse.Namespace, films: int, files: int) -> None:
@@ -119,6 +136,14 @@ def check_films(args: argparse.Namespace, films: int, files: int) -> None:
             todo="Leave the option out, or name films only",
         )
     if not films:
+        given = [name for name, usual in _FILMS_ONLY.items() if getattr(args, name) != usual]
+        if given:
+            raise SettingsError(
+                "These options are for films",
+                found=f"{', '.join('--' + name.replace('_', '-') for name in given)}, and no input is a film",
+                kept="Nothing was started",
+                todo="Leave them out, or name a film",
+            )
         return
     given = [name for name in _PICTURES_ONLY if getattr(args, name) not in (None, False)]
     if given:
@@ -136,10 +161,10 @@ def check_films(args: argparse.Namespace, films: int, files: int) -> None:
             kept="Nothing was started",
             todo="Leave --job out: each job then lies beside its output",
         )
-    if args.start < 0 or (args.duration is not None and args.duration <= 0):
+    if args.from_second < 0 or (args.seconds is not None and args.seconds <= 0):
         raise SettingsError(
             "Cannot restore this part of a film",
-            found=f"--start {args.start:g} --duration {args.duration}; expected a start from 0 and a length above 0",
+            found=f"--from-second {args.from_second:g} --seconds {args.seconds}; expected 0 or more, and more than 0",
             kept="Nothing was started",
             todo="Give them in seconds",
         )
@@ -154,14 +179,15 @@ def film_options(args: argparse.Namespace, options: Options) -> FilmOptions:
     from ..video.scan import ScanOptions
 
     window = None
-    if args.start or args.duration is not None:
-        window = (args.start, float("inf") if args.duration is None else args.duration)
+    if args.from_second or args.seconds is not None:
+        window = (args.from_second, float("inf") if args.seconds is None else args.seconds)
     return FilmOptions(
         scan=ScanOptions(every=args.look_every, threshold=args.threshold),
         choice=Choice(
             people=options.people,
             ids=args.tracks,
             except_ids=args.except_tracks,
+            persons=args.persons,
             largest=args.max_faces,
             region=args.region,
             gate=_gate(args),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import OutputMediaError, SettingsError
 from ..media.outputs import CONTAINERS
+from .probe import first_frame, open_clip
 from .types import VideoInfo
 
 ENCODERS = {"h264": "libx264", "h265": "libx265", "vp9": "libvpx-vp9", "ffv1": "ffv1", "prores": "prores_ks"}
@@ -265,15 +266,9 @@ def mastering(info: VideoInfo) -> str:
     Source:
         SMPTE ST 2086 units: chromaticity in steps of 0.00002, luminance in steps of 0.0001 cd/m2.
     """
-    import av
-
-    from ..media.clips import OPEN_OPTIONS
-
-    opened: Any = av.open(str(info.path), options=OPEN_OPTIONS)
-    with opened as container:
-        stream = container.streams[info.video]
-        frame = next(iter(container.decode(stream)), None)
-        sides = {data.type.name: bytes(data) for data in (frame.side_data if frame else ())}
+    with open_clip(info.path) as container:
+        frame = first_frame(info.path, container, container.streams[info.video])
+        sides = {data.type.name: bytes(data) for data in frame.side_data}
     parts: list[str] = []
     display, light = sides.get("MASTERING_DISPLAY_METADATA"), sides.get("CONTENT_LIGHT_LEVEL")
     if display and len(display) >= 88:

@@ -66,6 +66,7 @@ def restore_frames(
         RestoreError: the method failed.
     """
     options, runtime = options or FilmOptions(), runtime or Runtime()
+    options.render.check()
     if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape or frames.dtype != torch.float32:
         raise InputMediaError(
             "Cannot restore these frames",
@@ -88,9 +89,9 @@ def restore_frames(
             yield Moment(index, index / rate, lambda frame=frame: frame.clamp(0, 1), lambda frame=frame: small(frame))
 
     found = Scan.joined(list(scan(moments("analyse"), crew.detector, crew.recogniser, options.looking, runtime)))
-    tracks = link(found, options.looking)
+    tracks = link(found, options.looking, runtime.check_cancel)
     if crew.recogniser is not None:
-        people(tracks, usual_least(crew.recogniser))
+        people(tracks, usual_least(crew.recogniser), runtime.check_cancel)
     choose(tracks, options.choice, (frames.shape[2], frames.shape[3]), size=crew.restorer.size)
     out = frames.clone()
     for item in render(moments("render"), tracks, crew.restorer, options.render, runtime, span=(0, len(frames))):

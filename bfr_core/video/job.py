@@ -26,7 +26,7 @@ from .join import join
 from .manifest import JobFolder
 from .pipes import run as run_pipes
 from .pixels import Pixels
-from .plan import Crew, FilmOptions, Plan, fingerprint
+from .plan import Crew, FilmOptions, Plan, digest_of, expected_frames, fingerprint
 from .reader import Reader, identity
 from .render import Rendered, reach, render
 from .scan import scan
@@ -97,12 +97,13 @@ class FilmJob:
     ) -> None:
         self.plan, self.crew, self.options, self.runtime = plan, crew, options, runtime
         self.hear, self.preview = hear, preview
-        self.folder = JobFolder(plan.folder)
+        self.folder = JobFolder(plan.folder, runtime.check_cancel)
         self._restart = restart
         self._seconds: dict[str, float] = {}
         self._identity: dict[str, Any] = {}
         self._pixels = Pixels(plan.info)
         self._found = Scan.joined([])
+        self._looking = options.looking
         self._render = options.render
         self._notes = list(plan.notes)
 
@@ -110,9 +111,7 @@ class FilmJob:
         self.folder.__enter__()
         try:
             self._identity = identity(self.plan.info.path)
-            self.folder.begin(
-                {"source": self._identity, "bfr": __version__, **self._analysis_settings()}, "analysis", self._restart
-            )
+            self._begin_analysis()
         except BaseException:
             self.folder.__exit__(None, None, None)
             raise
@@ -120,6 +119,18 @@ class FilmJob:
 
     def __exit__(self, *error: Any) -> None:
         self.folder.__exit__(*error)
+
+    def _begin_analysis(self) -> None:
+        """Continue what an earlier run found, where it is of use to this one."""
+        restart = self._restart
+        before = self.folder.settings("analysis").get("scan", {}).get("least_px")
+        if before == 0:
+            self._looking = replace(self._looking, least_px=0.0)
+        elif before is not None and not self._looking.least_px and not _is_edited(self.folder.read_json(_TRACKS)):
+            restart = True
+            self._notes.append("Small faces were not looked for before: the film was looked through anew")
+        settings = {"source": self._identity, "bfr": __version__, **self._analysis_settings()}
+        self.folder.begin(settings, "analysis", restart)
 
     # Pass 1 ---------------------------------------------------------------------------------------------------------
 
@@ -133,10 +144,11 @@ class FilmJob:
             SettingsError: tracks.json was edited to something that cannot be.
         """
         start = time.monotonic()
-        self._found = found = self._scanned()
-        tracks = link(found, self.options.looking)
+        found = self._scanned()
+        tracks = link(found, self._looking, self.runtime.check_cancel)
+        self._found = replace(found, identity=found.identity[:, :0])  # the largest part, which nobody asks for again
         if self.crew.recogniser is not None:
-            people(tracks, usual_least(self.crew.recogniser))
+            people(tracks, usual_least(self.crew.recogniser), self.runtime.check_cancel)
         shape = (self.plan.info.height, self.plan.info.width)
         choose(tracks, self.options.choice, shape, size=self.crew.restorer.size)
         written = self.folder.read_json(_TRACKS)
@@ -162,7 +174,7 @@ class FilmJob:
         parts = self.folder.scan_parts()
         if not self.folder.scan_done:
             reader = self._reader()
-            total = self.plan.info.frames or 0
+            total = expected_frames(self.plan.info, self.options.window)
 
             def listen(moments: Iterator[Moment]) -> Iterator[Moment]:
                 for moment in moments:
@@ -171,7 +183,7 @@ class FilmJob:
                     yield moment
 
             for part in scan(
-                listen(iter(reader)), self.crew.detector, self.crew.recogniser, self.options.looking, self.runtime,
+                listen(iter(reader)), self.crew.detector, self.crew.recogniser, self._looking, self.runtime,
                 start=parts,
             ):  # fmt: skip
                 self.folder.add_scan(part)
@@ -205,6 +217,7 @@ class FilmJob:
         last = max(wanted)
         for moment in self._reader():
             self.runtime.check_cancel()
+            self.hear("pictures", moment.index, last + 1)
             for track in wanted.get(moment.index, ()):
                 picture = thumbnail(moment.rgb(), track, best_row(track))
                 write_picture(self._picture_of(track), Picture(to_bytes(picture)))
@@ -253,7 +266,11 @@ class FilmJob:
     def _missing(self, total: int) -> list[tuple[int, int]]:
         """Return runs of frames, first and past the last, whose segments are not there whole."""
         each = self.options.segment_frames
-        whole = {segment.number for segment in self.folder.segments(verify=True)}
+        whole = {
+            segment.number
+            for segment in self.folder.segments(verify=True)
+            if segment.first == segment.number * each and segment.frames == min(each, total - segment.first)
+        }
         runs: list[tuple[int, int]] = []
         for number in range((total + each - 1) // each):
             if number in whole:
@@ -303,8 +320,16 @@ class FilmJob:
             finally:
                 stopped.set()
 
+        def check_cancel() -> None:
+            # Before the work has begun it has nothing to end.
+            try:
+                self.runtime.check_cancel()
+            except BaseException:
+                stopped.set()
+                raise
+
         with _Segments(self, first) as encoder:
-            run_pipes(decoded(), restored, encoder, check_cancel=self.runtime.check_cancel)
+            run_pipes(decoded(), restored, encoder, check_cancel=check_cancel)
             encoder.finish(last)
 
     def _drawn(self, item: Rendered, shown: list[float]) -> Any:
@@ -322,7 +347,7 @@ class FilmJob:
                 f"{self.plan.info.path} reads otherwise than before",
                 found=f"frame {moment.index} has another time stamp than in the first pass",
                 kept=f"The finished segments are in {self.plan.folder}; no output was written",
-                todo="Check the disk and the file, then begin anew with --restart",
+                todo=f"Check the disk and the file, then delete {self.plan.folder} and run the same command again",
             )
 
     def _reader(self, check_cancel: Callable[[], None] | None = None) -> Reader:
@@ -337,8 +362,8 @@ class FilmJob:
         options = self.options
         return {
             "detector": self.crew.detector.name,
-            "recogniser": self.crew.recogniser is not None,
-            "scan": asdict(options.looking),
+            "recogniser": digest_of(self.crew.recogniser) if self.crew.recogniser is not None else "",
+            "scan": asdict(self._looking),
             "on_error": options.on_error,
             "rate": str(options.rate),
             "window": options.window,
@@ -346,10 +371,11 @@ class FilmJob:
         }
 
     def _render_settings(self, tracks: Sequence[Track]) -> dict[str, Any]:
-        options = self.options
+        options, restorer = self.options, self.crew.restorer
         return {
             **fingerprint(self.crew),
-            "render": self._render.told(),
+            "render": self._render.told()
+            | {"settings": dict(restorer.method.settings(self._render.settings, restorer.config))},
             "encoding": asdict(self.plan.encoding),
             "segment_frames": options.segment_frames,
             "dtype": str(self.runtime.dtype),
@@ -359,7 +385,7 @@ class FilmJob:
     def _report(self, tracks: Sequence[Track], found: Scan, joined: dict[str, Any]) -> FilmReport:
         touched = np.zeros(len(found), bool)
         for track in tracks:
-            if track.restore:
+            if track.restore and self._render.strengths.get(track.id, self._render.strength) > 0:
                 touched[track.frames] |= track.weight > 0
         restorer = self.crew.restorer
         return FilmReport(
@@ -419,14 +445,14 @@ class _Segments:
 
     def finish(self, last: int) -> None:
         """Close the last segment, which is shorter at the end of a film."""
-        self._close()
-        if self.next != last:
+        if self.next != last:  # what was encoded of its segment is given up: recorded, it would count as whole
             raise InputMediaError(
                 f"{self.job.plan.info.path} reads otherwise than before",
                 found=f"it ends before frame {self.next}, and had {last} frames or more in the first pass",
                 kept=f"The finished segments are in {self.job.plan.folder}; no output was written",
-                todo="Check the disk and the file, then begin anew with --restart",
+                todo=f"Check the disk and the file, then delete {self.job.plan.folder} and run the same command again",
             )
+        self._close()
 
     def _close(self) -> None:
         if self.writer is not None:

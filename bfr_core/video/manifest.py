@@ -20,7 +20,7 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,16 +47,19 @@ class JobFolder:
 
     Args:
         path: the folder; made where it is missing.
+        check_cancel: raises where the run is to stop; asked while files are read to be verified.
 
     Raises:
         OutputMediaError: on entering: the place cannot be written, is another kind of folder, or is held.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, check_cancel: Callable[[], None] = lambda: None) -> None:
+        self.path, self._check_cancel = Path(path), check_cancel
         self._held: BinaryIO | None = None
         self._job: dict[str, Any] = {}
         self._broken = ""
+        self._parts: int | None = None
+        """Of the scan, that are whole; None before they were counted."""
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -142,7 +145,7 @@ class JobFolder:
         before = stages.get(stage)
         if before == told and not self._broken:
             return
-        if before is not None and not restart and not self._broken:
+        if before is not None and not restart and not self._broken and self._holds_results(stage):
             raise self._refusal(f"it was begun with other settings: {'; '.join(self._differences(before, told))}")
         later = STAGES[STAGES.index(stage) :]
         if before is not None or self._broken:
@@ -156,10 +159,14 @@ class JobFolder:
         self._broken = ""
         self.write_json(_JOB, self._job)
 
-    def check_same(self, settings: Mapping[str, Any], stage: str) -> list[str]:
-        """Return in words what differs between these settings and those that the stage was begun with."""
-        before = self._job.get("stages", {}).get(stage)
-        return [] if before is None else self._differences(before, json.loads(json.dumps(settings)))
+    def _holds_results(self, stage: str) -> bool:
+        """Tell whether anything was finished with a stage's settings; a run that failed before leaves nothing."""
+        patterns = [f"{PREFIX}*.json", *([f"{_SCAN_PART}*.json", _SCAN] if stage == "analysis" else [])]
+        return any(next(self.path.glob(pattern), None) for pattern in patterns)
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """Return the settings that a stage was begun with; none where it was not."""
+        return dict(self._job.get("stages", {}).get(stage, {}))
 
     def _refusal(self, found: str) -> SettingsError:
         return SettingsError(
@@ -202,6 +209,7 @@ class JobFolder:
     def _discard(self, stages: tuple[str, ...]) -> None:
         self.clear_segments()
         if "analysis" in stages:
+            self._parts = None
             for path in (self.path / _SCAN, self.path / "tracks.json", *self.path.glob(f"{_SCAN_PART}*")):
                 path.unlink(missing_ok=True)
             for path in self.report.glob("track_*.png"):
@@ -233,7 +241,7 @@ class JobFolder:
         try:
             if not path.is_file() or path.stat().st_size != record["bytes"]:
                 return False
-            return measure(path) == (record["bytes"], record["sha256"])
+            return measure(path, self._check_cancel) == (record["bytes"], record["sha256"])
         except (OSError, OutputMediaError):
             return False
 
@@ -277,10 +285,17 @@ class JobFolder:
 
     def add_scan(self, part: Scan) -> None:
         """Keep the next part of the scan."""
-        number = len(self._scan_records())
+        number = self._count_parts()
         path = self.path / f"{_SCAN_PART}{number:06}.safetensors"
         size, digest = self.save_arrays(path.name, part.arrays())
         self._write_record(path, "analysis", {"number": number, "bytes": size, "sha256": digest})
+        self._parts = number + 1
+
+    def _count_parts(self) -> int:
+        # Once: counting reads every part, which for each part anew would take a long film minutes.
+        if self._parts is None:
+            self._parts = len(self._scan_records())
+        return self._parts
 
     def scan_parts(self) -> list[Scan]:
         """Return the parts of the scan from the first on, up to one that is missing or damaged."""
@@ -301,7 +316,7 @@ class JobFolder:
     def finish_scan(self, facts: Mapping[str, Any]) -> None:
         """Note that the scan is complete, and what its reader had to say ('lost' and 'notes')."""
         self._write_record(
-            self.path / _SCAN, "analysis", {"parts": len(self._scan_records()), "facts": json.loads(json.dumps(facts))}
+            self.path / _SCAN, "analysis", {"parts": self._count_parts(), "facts": json.loads(json.dumps(facts))}
         )
 
     @property

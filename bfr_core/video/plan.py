@@ -7,23 +7,25 @@ import shutil
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputMediaError
 from .choose import Choice
 from .encode import EncodeSettings, Encoding, choose_encoding, trial
-from .probe import probe
+from .probe import no_stamps, probe
+from .reader import OnError
 from .render import RenderOptions
-from .scan import ScanOptions
+from .scan import HALVED_PX, ScanOptions
+from .segments import PREFIX
 from .streams import plan_streams
 from .types import VideoInfo
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..faces.detect import Detector
     from ..faces.identity import FaceRecogniser
     from ..restorer import Restorer
-
-OnError = Literal["stop", "hold", "skip"]
 
 JOB_SUFFIX = ".bfr"
 """After the name of the output: the folder of its job."""
@@ -47,14 +49,15 @@ class FilmOptions:
     """Frames a second of a clip without time stamps."""
     window: tuple[float, float] | None = None
     """Start and length in seconds of the part to restore; None for all of it."""
-    segment_frames: int = 120
+    segment_frames: int = 48
     """Frames that are encoded to one file, and lost at most when a run is killed."""
 
     @property
     def looking(self) -> ScanOptions:
         """How closely to look, given that the gate leaves smaller faces alone."""
-        gate = self.choice.gate
-        return replace(self.scan, least_px=max(self.scan.least_px, gate.min_size if gate else 0.0))
+        # There are two kinds of search only, so other sizes are no reason to look anew.
+        least = max(self.scan.least_px, self.choice.gate.min_size if self.choice.gate else 0.0)
+        return replace(self.scan, least_px=HALVED_PX if least >= HALVED_PX else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,26 +113,33 @@ def plan_film(source: Path, target: Path, options: FilmOptions | None = None, *,
         OutputMediaError: the container cannot hold a stream, the encoder refuses, or there is too little space.
     """
     options = options or FilmOptions()
+    options.render.check()
     info = probe(source, stream=options.stream)
+    if info.start is None and options.rate is None:
+        raise no_stamps(source)
     kept, notes = plan_streams(info, target, drop=options.drop)
     encoding = choose_encoding(info, target, options.encode, gop=options.segment_frames)
     trial(encoding, info)
-    _check_space(info, target, options.window)
+    folder = folder or target.with_name(target.name + JOB_SUFFIX)
+    _check_space(info, target, folder, options.window)
     return Plan(
         info,
         target,
-        folder or target.with_name(target.name + JOB_SUFFIX),
+        folder,
         encoding,
         tuple(kept),
         (*info.notes, *notes, *encoding.notes),
     )
 
 
-def _check_space(info: VideoInfo, target: Path, window: tuple[float, float] | None) -> None:
+def _check_space(info: VideoInfo, target: Path, folder: Path, window: tuple[float, float] | None) -> None:
     """Refuse where the result cannot fit by any guess: segments and the joined file lie side by side for a while."""
-    share = min(window[1] / info.seconds, 1.0) if window and info.seconds else 1.0
-    needed = int(info.bytes * share)
-    free = shutil.disk_usage(target.parent).free
+    share = min(max(info.seconds - window[0], 0.0), window[1]) / info.seconds if window and info.seconds else 1.0
+    # What an earlier run has finished takes no more space.
+    done = sum(path.stat().st_size for path in folder.glob(f"{PREFIX}*"))
+    needed = max(int(info.bytes * min(share, 1.0)) - done, 0)
+    # Before a run its folders need not be there.
+    free = shutil.disk_usage(next(place for place in target.absolute().parents if place.exists())).free
     if free < needed:
         raise OutputMediaError(
             f"Too little space for {target}",
@@ -140,18 +150,37 @@ def _check_space(info: VideoInfo, target: Path, window: tuple[float, float] | No
         )
 
 
-def fingerprint(crew: Crew) -> dict[str, str]:
-    """Return who restores, weights included, so that a job is continued by the same one only."""
+def expected_frames(info: VideoInfo, window: tuple[float, float] | None) -> int:
+    """Return how many frames a clip, or a part of it, has by its header; 0 where that does not say."""
+    if window and info.seconds and info.rate:
+        return round(min(max(info.seconds - window[0], 0.0), window[1]) * info.rate)
+    return info.frames or round((info.seconds or 0) * (info.rate or 0))
+
+
+def digest_of(net: nn.Module) -> str:
+    """Return what tells a network from others of its kind: the hash of its weights."""
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(crew.restorer.net.state_dict().items()):
+    for name, tensor in sorted(net.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    restorer = crew.restorer
-    return {
+    return digest.hexdigest()
+
+
+def fingerprint(crew: Crew) -> dict[str, Any]:
+    """Return who restores, weights and guide included, so that a job is continued by the same one only."""
+    restorer, guide = crew.restorer, crew.restorer.guide
+    told: dict[str, Any] = {
         "method": restorer.method.id,
         "config": restorer.config.name,
-        "weights": digest.hexdigest(),
-        "guide": restorer.guide.title if restorer.guide else "",
+        "weights": digest_of(restorer.net),
+        "guide": None,
     }
+    if guide is not None:
+        told["guide"] = {
+            "recogniser": digest_of(guide.recogniser),
+            "strength": guide.strength,
+            "reference": None if guide.reference is None else guide.reference.detach().cpu().tolist(),
+        }
+    return told

@@ -38,6 +38,11 @@ def unreadable(path: Path, found: str, todo: str, kept: str = "The clip is untou
     return InputMediaError(f"Cannot read {path}", found=found, kept=kept, todo=todo)
 
 
+def no_stamps(path: Path) -> InputMediaError:
+    """Return the error for a clip that does not say when its frames are shown."""
+    return unreadable(path, "its frames have no time stamps", "Give its frame rate, for instance 25")
+
+
 def open_clip(path: Path) -> Any:
     """Open a clip with PyAV, and nothing but a clip.
 
@@ -112,7 +117,7 @@ def probe(path: Path, *, stream: int | None = None) -> VideoInfo:
 def _describe(path: Path, container: Any, wanted: int | None) -> VideoInfo:
     notes: list[str] = []
     video = _choose(path, container, wanted, notes)
-    frame = _first_frame(path, container, video)
+    frame = first_frame(path, container, video)
     context = video.codec_context
     turned, mirrored = orientation(frame, notes)
     stored = frame.format.name
@@ -204,7 +209,7 @@ def is_cover(stream: Any) -> bool:
     return name in _COVERS and not stream.average_rate
 
 
-def _first_frame(path: Path, container: Any, video: Any) -> Any:
+def first_frame(path: Path, container: Any, video: Any) -> Any:
     """Return the first frame that can be decoded."""
     import av
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..degrade.codec import ACCURATE
 from ..errors import InputMediaError, SettingsError
 from .pixels import Filter, Pixels
-from .probe import INTERLACED, clock, open_clip, unreadable
+from .probe import INTERLACED, clock, no_stamps, open_clip, unreadable
 from .types import Moment, VideoInfo
 
 OnError = Literal["stop", "hold", "skip"]
@@ -38,7 +38,7 @@ _MARGIN_S = 2.0
 
 _TURNS = {1: (("transpose", "clock"),), 2: (("hflip", ""), ("vflip", "")), 3: (("transpose", "cclock"),)}
 _KEPT = "The part that was finished before it is kept"
-_POLICY = "Get a whole copy of the clip, or run again with on_error set to hold or skip"
+_POLICY = "Get a whole copy of the clip, or run again with on_error (--on-damage) hold or skip"
 
 
 class Reader:
@@ -266,9 +266,7 @@ class Reader:
         if not self._clock:
             self._clock = clock(self.info.container, frame) or "rate"
             if self._clock == "rate" and self.rate is None:
-                raise unreadable(
-                    self.info.path, "its frames have no time stamps", "Give its frame rate, for instance 25"
-                )
+                raise no_stamps(self.info.path)
             if self._clock == "rate":
                 self.notes.append(f"Its frames have no time stamps; {self.rate} frames a second are assumed.")
             elif self.rate is not None:

@@ -25,10 +25,8 @@ from ..restorer import Restorer, face_seed
 from ..runtime import Runtime
 from ..types import Face, FaceCrop
 from .deflicker import MOST_FRAMES, REACH_S, Deflicker
+from .smooth import SIDE
 from .types import Moment, Scan, Track
-
-_TRACK_SIZE = 512
-"""Side of the crop that tracks' matrices lead to."""
 
 _MASK_SIDE = 64
 """Side of the flat masks by which faces are shown in part."""
@@ -222,7 +220,7 @@ class _Renderer:
             if row is None or track.weight[row] <= 0 or not self._needed(track, moment.index):
                 continue
             frame = moment.rgb() if frame is None else frame
-            matrix = track.matrices[row] * (self.restorer.size / _TRACK_SIZE)
+            matrix = track.matrices[row] * (self.restorer.size / SIDE)
             image = sample(frame, matrix, self.restorer.size).clamp_(0, 1)
             strength = self._strength(track) * float(track.weight[row])
             held.faces.append(_Shown(track, moment, matrix, strength, image))

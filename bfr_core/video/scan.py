@@ -44,7 +44,7 @@ _NEAR_SHARE = 0.25
 """Share of `identity_s` then."""
 
 
-_HALVED_PX, _HALVED_SIDE = 32.0, 128
+HALVED_PX, _HALVED_SIDE = 32.0, 128
 """Smallest wanted face, and smallest side of a frame, for which a search in half the size is enough: a face of 16 px is
 found there."""
 _NAMED = 0.35
@@ -85,7 +85,7 @@ class ScanOptions:
             "threshold": (0.0, 1.0),
             "least_px": (0.0, 1e6),
         }
-        limits |= {"gap_s": (0.0, 10.0), "fade_s": (0.0, 10.0), "least_px": (0.0, 1e6)}
+        limits |= {"gap_s": (0.0, 10.0), "fade_s": (0.0, 10.0)}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -253,7 +253,7 @@ class _Scanner:
         time, and the look at them in full size decides.
         """
         threshold = self.options.threshold
-        if self.follower is None or self.options.least_px < _HALVED_PX or min(frames.shape[2:]) < _HALVED_SIDE:
+        if self.follower is None or self.options.least_px < HALVED_PX or min(frames.shape[2:]) < _HALVED_SIDE:
             return self.detector.detect(frames, threshold=threshold)
         halved = F.avg_pool2d(frames.to(self.runtime.device), 2)
         found = []

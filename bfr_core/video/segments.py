@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..degrade.codec import ACCURATE
 from ..errors import BfrError, OutputMediaError
 from ..media.atomic import publish
 from .encode import Encoding, add_video
 from .types import VideoInfo
 
 PREFIX = "segment_"
-
-_ACCURATE = 4 | 0x2000 | 0x4000 | 0x40000
-"""swscale's bicubic with full chroma and accurate rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +215,7 @@ def fit(picture: Any, encoding: Encoding, info: VideoInfo) -> Any:
     reach = 2 if info.full_range else 1
     colours = {} if _is_rgb(had) == _is_rgb(wanted) else {"dst_colorspace": 1 if info.height >= 720 else 5}
     ranges = {} if _is_rgb(had) else {"src_color_range": reach}
-    return picture.reformat(format=wanted, interpolation=_ACCURATE, dst_color_range=reach, **ranges, **colours)
+    return picture.reformat(format=wanted, interpolation=ACCURATE, dst_color_range=reach, **ranges, **colours)
 
 
 def _rows(data: bytes, had: int, wanted: int) -> Iterator[bytes]:
@@ -232,8 +230,8 @@ def _is_rgb(name: str) -> bool:
     return av.VideoFormat(name, 16, 16).is_rgb
 
 
-def measure(path: Path) -> tuple[int, str]:
-    """Return a file's size and SHA-256.
+def measure(path: Path, check_cancel: Callable[[], None] = lambda: None) -> tuple[int, str]:
+    """Return a file's size and SHA-256; `check_cancel` is asked at every MiB.
 
     Raises:
         OutputMediaError: it cannot be read.
@@ -242,6 +240,7 @@ def measure(path: Path) -> tuple[int, str]:
     try:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
+                check_cancel()
                 digest.update(block)
                 size += len(block)
     except OSError as error:

@@ -7,7 +7,7 @@ distances are in face sizes, so that a face of 40 and one of 400 px are followed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,7 +60,9 @@ class _Path:
         return mean / max(float(np.linalg.norm(mean)), 1e-9)
 
 
-def link(scan: Scan, options: ScanOptions | None = None) -> list[Track]:
+def link(
+    scan: Scan, options: ScanOptions | None = None, check_cancel: Callable[[], None] = lambda: None
+) -> list[Track]:
     """Return the tracks of a film, in order of their first frame, then of size.
 
     Nobody is a track across a cut, before the first or after the last detection. A face that was detected once is
@@ -73,9 +75,10 @@ def link(scan: Scan, options: ScanOptions | None = None) -> list[Track]:
     tracks: list[Track] = []
     for start, stop in zip(starts, [*starts[1:], len(scan)], strict=True):
         first, last = np.searchsorted(scan.frame, np.array([start, stop])).tolist()
-        paths = _link_shot(scan, first, last, options)
+        paths = _link_shot(scan, first, last, options, check_cancel)
         looks = int(scan.looked[start:stop].sum())
         for path in paths:
+            check_cancel()
             if len(path.rows) > 1 or (looks == 1 and scan.scores[path.rows[0]] >= _ALONE):
                 tracks.append(_track(scan, path, start, stop, options))
     tracks.sort(key=lambda track: (track.first, -float(_sizes(track.boxes[:1])[0])))
@@ -84,7 +87,7 @@ def link(scan: Scan, options: ScanOptions | None = None) -> list[Track]:
     return tracks
 
 
-def people(tracks: Sequence[Track], least: float) -> int:
+def people(tracks: Sequence[Track], least: float, check_cancel: Callable[[], None] = lambda: None) -> int:
     """Number the persons of a film in `track.person`, by their identity vectors, and return how many there are.
 
     The two groups of tracks that are most alike (mean cosine of their tracks) are taken for one person, again and
@@ -97,23 +100,29 @@ def people(tracks: Sequence[Track], least: float) -> int:
     if not known:
         return 0
     vectors = np.stack([track.identity for track in known if track.identity is not None]).astype(np.float64)
+    firsts, lasts = (np.array([getattr(track, name) for track in known]) for name in ("first", "last"))
     likeness = vectors @ vectors.T
-    for i, one in enumerate(known):
-        for j, other in enumerate(known):
-            if i == j or (one.first <= other.last and other.first <= one.last):
-                likeness[i, j] = -np.inf
+    # Of a track with itself, too.
+    likeness[(firsts[:, None] <= lasts) & (firsts <= lasts[:, None])] = -np.inf
+    rows = np.arange(len(known))
     counts, groups = np.ones(len(known)), [[i] for i in range(len(known))]
+    nearest = likeness.argmax(1)
     while True:
-        i, j = np.unravel_index(int(likeness.argmax()), likeness.shape)
+        check_cancel()
+        i = int(likeness[rows, nearest].argmax())
+        j = int(nearest[i])
         if not likeness[i, j] >= least:
             break
-        # The mean over pairs of tracks; a pair that may not be one person keeps both groups apart for good.
         merged = (counts[i] * likeness[i] + counts[j] * likeness[j]) / (counts[i] + counts[j])
         likeness[i], likeness[:, i] = merged, merged
         likeness[i, i] = likeness[j] = likeness[:, j] = -np.inf
         counts[i] += counts[j]
         groups[i] += groups[j]
         groups[j] = []
+        # A mean is not above the larger of its two, so only rows whose nearest was one of them have to be read anew.
+        stale = (nearest == i) | (nearest == j)
+        stale[[i, j]] = True
+        nearest[stale] = likeness[stale].argmax(1)
     persons = sorted((group for group in groups if group), key=min)
     for number, group in enumerate(persons, 1):
         for i in group:
@@ -121,10 +130,13 @@ def people(tracks: Sequence[Track], least: float) -> int:
     return len(persons)
 
 
-def _link_shot(scan: Scan, first: int, last: int, options: ScanOptions) -> list[_Path]:
+def _link_shot(
+    scan: Scan, first: int, last: int, options: ScanOptions, check_cancel: Callable[[], None]
+) -> list[_Path]:
     done: list[_Path] = []
     live: list[_Path] = []
     for frame in np.unique(scan.frame[first:last]).tolist():
+        check_cancel()
         low, high = np.searchsorted(scan.frame, np.array([frame, frame + 1])).tolist()
         rows = range(low, high)
         time = float(scan.times[frame])

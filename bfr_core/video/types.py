@@ -7,7 +7,6 @@ Python object for each would be the largest thing in memory.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
@@ -200,10 +199,3 @@ class Track:
         """Return the row of a frame, None where the face is not there."""
         row = index - self.first
         return row if 0 <= row < len(self.frames) else None
-
-    def told(self) -> str:
-        """Return a digest of all that rendering reads, so that a job notices when it is no longer the same."""
-        digest = hashlib.sha256()
-        for array in (self.frames, self.matrices, self.weight):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()

@@ -86,7 +86,7 @@ def verify(path: Path, target: Path, written: Written, check_cancel: Callable[[]
             worst = _compare_frames(opened, written, check_cancel)
         again: Any = av.open(str(path), options=OPEN_OPTIONS)
         with again:
-            streams = _compare_streams(again, written.copied)
+            streams = _compare_streams(again, written.copied, check_cancel)
             chapters = again.chapters() if hasattr(again, "chapters") else []
             if written.chapters and len(chapters) != written.chapters:
                 raise _Mismatch(f"it has {len(chapters)} chapters, expected {written.chapters}")
@@ -138,7 +138,9 @@ def _compare_frames(container: Any, written: Written, check_cancel: Callable[[],
     return float(worst)
 
 
-def _compare_streams(container: Any, copied: Sequence[Copied]) -> list[dict[str, Any]]:
+def _compare_streams(
+    container: Any, copied: Sequence[Copied], check_cancel: Callable[[], None]
+) -> list[dict[str, Any]]:
     missing = [stream.index for stream in copied if stream.target >= len(container.streams)]
     if missing:
         raise _Mismatch(f"stream {missing[0]} is not in it")
@@ -147,7 +149,9 @@ def _compare_streams(container: Any, copied: Sequence[Copied]) -> list[dict[str,
         for stream in copied
     }
     if found:
-        for packet in container.demux(*(container.streams[number] for number in found)):
+        for count, packet in enumerate(container.demux(*(container.streams[number] for number in found))):
+            if count % 64 == 0:
+                check_cancel()
             if packet.size:
                 stream = found[packet.stream_index]
                 shown = packet.pts if packet.pts is not None else packet.dts
