@@ -164,6 +164,10 @@ class Managed:
         return net
 
 
+BATCHES = {"cpu": 1, "cuda": 8}
+"""Faces at once by kind of device. A processor is as fast with one at a time, and stops sooner."""
+
+
 def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) -> Runtime:
     """Return a runtime that works through the host.
 
@@ -188,7 +192,7 @@ def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) ->
 
     made = Runtime(
         device=device,
-        batch=1 if device.type == "cpu" else 8,  # a processor is as fast with one at a time, and stops sooner
+        batch=BATCHES.get(device.type, 2),
         on_progress=progress,
         on_step=step,
         check_cancel=mm.throw_exception_if_processing_interrupted,

@@ -631,8 +631,11 @@ def test_aligned_faces_have_the_report_of_whole_images(
     assert list(entry["seconds"]) == ["restore"] and entry["seconds"]["restore"] >= 0
 
 
-def test_notes_of_a_run_are_in_the_report(tiny: SimpleNamespace, pack: Pack, host: FakeHost) -> None:
+def test_notes_of_a_run_are_in_the_report(
+    tiny: SimpleNamespace, pack: Pack, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory that ran out, a setting that was left aside, and what the method read in the faces."""
+    monkeypatch.setitem(pack.module("nodes.host").BATCHES, "cpu", 2)
 
     def restore(net: Any, faces: torch.Tensor, settings: Any, seeds: Any, inputs: Any, context: Any) -> torch.Tensor:
         context.note("The weight was left aside")

@@ -172,6 +172,7 @@ def test_reports_say_what_was_read_in_the_faces(setting: SimpleNamespace, latent
 def test_reports_say_that_memory_ran_out(
     setting: SimpleNamespace, latent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(setting.pack.module("nodes.host").BATCHES, "cpu", 2)
     net = setting.restorer.restorer.net
 
     def short(owner: Any, name: str) -> None:
