@@ -57,7 +57,7 @@ class RegulariserStage(PLTransStage[PLTransConfig]):
     }
     averaged: ClassVar[tuple[str, ...]] = ("regulariser",)
     exported: ClassVar[tuple[str, ...]] = ("regulariser",)
-    weaknesses: ClassVar[str] = "Trained for minutes on 1,000 portraits: faces sampled from the prior are blurred."
+    weaknesses: ClassVar[str] = "Trained for minutes on 1,000 portraits: what is sampled from the prior is no face yet."
 
     def __init__(self, config: PLTransConfig, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)

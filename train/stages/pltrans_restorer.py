@@ -114,7 +114,7 @@ class RestorerStage(PLTransStage[RestorerConfig]):
     exported: ClassVar[tuple[str, ...]] = ("net", "regulariser")
     weaknesses: ClassVar[str] = (
         "Trained for about an hour on two cores and 1,000 portraits: fine skin and hair are partly invented, glasses, "
-        "hands and backgrounds are poor. Faces sampled from the prior are blurred."
+        "hands and backgrounds are poor. What is sampled from the prior is no face yet."
     )
 
     def __init__(self, config: RestorerConfig, files: Mapping[str, Path]) -> None:
