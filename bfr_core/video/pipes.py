@@ -102,9 +102,9 @@ def run(
 
     Raises:
         BaseException: the first that was raised in the source, the work, the sink or `check_cancel`, the same object
-            with its own traceback. What the source gave before it failed goes through the work first, so that no
-            frame before the bad one is lost. When this returns or raises, no thread of it touches the source or the
-            sink any more, unless one hangs in a single call for longer than 5 s.
+            with its own traceback. What the source gave before it failed goes through the work first; results
+            that the sink has not taken by then are dropped. When this returns or raises, no thread of it touches
+            the source or the sink any more, unless one hangs in a single call for longer than 5 s.
     """
     stop = threading.Event()
     before: _Queue[_In] = _Queue(ahead, stop)
