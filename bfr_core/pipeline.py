@@ -361,9 +361,15 @@ def keep_gray(crop: Tensor, face: Tensor) -> Tensor:
     fitted = torch.linalg.solve(normal, powers.T @ (means - light).T)
     if bool(((means - light).T - powers @ fitted).abs().max() > _TINT_TOLERANCE):
         return face
-    gray = face.mean(0)
-    tint = torch.stack([torch.ones_like(gray), gray, gray.square()], -1) @ fitted.to(gray)
-    return (gray + tint.permute(2, 0, 1)).clamp_(0, 1).contiguous()
+
+    def tinted(gray: Tensor) -> Tensor:
+        tint = torch.stack([torch.ones_like(gray), gray, gray.square()], -1) @ fitted.to(gray)
+        return (gray + tint.permute(2, 0, 1)).clamp_(0, 1).contiguous()
+
+    # Noise in colours is gray on the mean, and yet no picture of one tint.
+    if bool((crop - tinted(crop.mean(0))).abs().mean() > _TINT_TOLERANCE / 2):
+        return face
+    return tinted(face.mean(0))
 
 
 def _blend_whole(frame: Tensor, face: Tensor, strength: float) -> tuple[Tensor, Tensor]:
