@@ -17,6 +17,7 @@ from ..errors import SettingsError
 from ..faces.align import sample
 from .gate import QualityGate, yaw
 from .smooth import SIDE
+from .tracks import box_sizes
 from .types import Scan, Track
 
 if TYPE_CHECKING:
@@ -143,22 +144,18 @@ def _by_size(tracks: Sequence[Track], largest: int) -> None:
     firsts, lasts = (np.array([getattr(track, name) for track in rest], int) for name in ("first", "last"))
     reasons = {}
     for track in rest:
-        size, larger = _sizes(track), np.zeros(len(track.frames), int)
+        size, larger = box_sizes(track.boxes), np.zeros(len(track.frames), int)
         for place in np.flatnonzero((firsts <= track.last) & (lasts >= track.first)).tolist():
             other = rest[place]
             low, high = max(track.first, other.first), min(track.last, other.last)
             if other is not track:
                 mine = slice(low - track.first, high - track.first + 1)
-                theirs = _sizes(other)[low - other.first : high - other.first + 1]
+                theirs = box_sizes(other.boxes)[low - other.first : high - other.first + 1]
                 larger[mine] += (theirs > size[mine]) | ((theirs == size[mine]) & (other.id < track.id))
         if (larger < largest).mean() < 0.5:
             reasons[track.id] = f"only the {largest} largest faces were asked for"
     for track in rest:
         track.reason = reasons.get(track.id, "")
-
-
-def _sizes(track: Track) -> np.ndarray:
-    return np.sqrt(np.clip(track.boxes[:, 2:] - track.boxes[:, :2], 0, None).prod(1))
 
 
 def to_json(tracks: Sequence[Track], scan: Scan) -> dict[str, Any]:
@@ -261,7 +258,7 @@ def _cannot_edit(found: str) -> SettingsError:
 def best_row(track: Track) -> int:
     """Return the row of a track that shows it best: large, frontal, and surely a face."""
     frontal = np.cos(np.radians(np.minimum(yaw(track.points), 85)))
-    worth = _sizes(track) * frontal * track.scores * track.weight * np.where(track.observed, 1.0, 0.5)
+    worth = box_sizes(track.boxes) * frontal * track.scores * track.weight * np.where(track.observed, 1.0, 0.5)
     return int(worth.argmax())
 
 

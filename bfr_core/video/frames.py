@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputMediaError, SettingsError
-from ..faces.people import usual_least
 from ..runtime import Runtime
-from .choose import choose, to_json
+from .analysis import analyse
+from .choose import to_json
 from .plan import Crew, FilmOptions
 from .render import render
 from .scan import scan
-from .tracks import link, people
 from .types import Moment, Scan, Track
 
 _SMALL = 4_000
@@ -89,10 +88,7 @@ def restore_frames(
             yield Moment(index, index / rate, lambda frame=frame: frame.clamp(0, 1), lambda frame=frame: small(frame))
 
     found = Scan.joined(list(scan(moments("analyse"), crew.detector, crew.recogniser, options.looking, runtime)))
-    tracks = link(found, options.looking, runtime.check_cancel)
-    if crew.recogniser is not None:
-        people(tracks, usual_least(crew.recogniser), runtime.check_cancel)
-    choose(tracks, options.choice, (frames.shape[2], frames.shape[3]), size=crew.restorer.size)
+    tracks = analyse(found, crew, options, (frames.shape[2], frames.shape[3]), check_cancel=runtime.check_cancel)
     out = frames.clone()
     for item in render(moments("render"), tracks, crew.restorer, options.render, runtime, span=(0, len(frames))):
         if item.after is not None and item.before is not None:

@@ -19,9 +19,9 @@ import numpy as np
 
 from .. import __version__
 from ..errors import InputMediaError, RestoreError
-from ..faces.people import usual_least
 from ..runtime import Runtime
-from .choose import apply_json, best_row, choose, thumbnail, to_json
+from .analysis import analyse
+from .choose import apply_json, best_row, thumbnail, to_json
 from .join import join
 from .manifest import JobFolder
 from .pipes import run as run_pipes
@@ -31,7 +31,6 @@ from .reader import Reader, identity
 from .render import Rendered, reach, render
 from .scan import scan
 from .segments import SegmentWriter
-from .tracks import link, people
 from .types import Moment, Scan, Track
 
 if TYPE_CHECKING:
@@ -145,12 +144,11 @@ class FilmJob:
         """
         start = time.monotonic()
         found = self._scanned()
-        tracks = link(found, self._looking, self.runtime.check_cancel)
-        self._found = replace(found, identity=found.identity[:, :0])  # the largest part, which nobody asks for again
-        if self.crew.recogniser is not None:
-            people(tracks, usual_least(self.crew.recogniser), self.runtime.check_cancel)
         shape = (self.plan.info.height, self.plan.info.width)
-        choose(tracks, self.options.choice, shape, size=self.crew.restorer.size)
+        tracks = analyse(
+            found, self.crew, self.options, shape, looking=self._looking, check_cancel=self.runtime.check_cancel
+        )
+        self._found = replace(found, identity=found.identity[:, :0])  # the largest part, which nobody asks for again
         written = self.folder.read_json(_TRACKS)
         self._write_thumbnails([track for track in tracks if not self._picture_of(track).exists()])
         if _is_edited(written):

@@ -81,7 +81,7 @@ def link(
             check_cancel()
             if len(path.rows) > 1 or (looks == 1 and scan.scores[path.rows[0]] >= _ALONE):
                 tracks.append(_track(scan, path, start, stop, options))
-    tracks.sort(key=lambda track: (track.first, -float(_sizes(track.boxes[:1])[0])))
+    tracks.sort(key=lambda track: (track.first, -float(box_sizes(track.boxes[:1])[0])))
     for number, track in enumerate(tracks, 1):
         track.id = number
     return tracks
@@ -177,7 +177,7 @@ def _costs(scan: Scan, paths: Sequence[_Path], rows: slice, time: float) -> np.n
     before = scan.boxes[[path.rows[-1] for path in paths]].astype(np.float64)
     predicted, far = zip(*(_predict(scan, path, time) for path in paths), strict=True)
     expected = np.stack(predicted)
-    sizes, others = _sizes(before)[:, None], _sizes(boxes)[None]
+    sizes, others = box_sizes(before)[:, None], box_sizes(boxes)[None]
     distance = np.linalg.norm(expected[:, None] - points[None], axis=3).mean(2) / np.sqrt(sizes * others)
     shift = np.tile((expected - scan.points[[path.rows[-1] for path in paths]]).mean(1), 2)
     costs = distance + _WEIGHT_OVERLAP * (1 - _overlaps(before + shift, boxes))
@@ -290,7 +290,7 @@ def facts(scan: Scan, rows: np.ndarray) -> dict[str, float]:
     boxes, points = scan.boxes[rows].astype(np.float64), scan.points[rows]
     scale = np.hypot(*crop_matrices(points)[:, :, 0].T)
     known = {
-        "size": _sizes(boxes),
+        "size": box_sizes(boxes),
         "side": SIDE / scale,
         "eyes": np.linalg.norm(points[:, 1] - points[:, 0], axis=1),
         "yaw": yaw(points),
@@ -304,7 +304,7 @@ def facts(scan: Scan, rows: np.ndarray) -> dict[str, float]:
     return told | ({"sharpness": round(float(np.median(sharp)), 3)} if len(sharp) else {})
 
 
-def _sizes(boxes: np.ndarray) -> np.ndarray:
+def box_sizes(boxes: np.ndarray) -> np.ndarray:
     """Return the geometric means of the sides of (n, 4) boxes."""
     return np.sqrt(np.maximum((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 1e-6))
 
@@ -313,4 +313,4 @@ def _overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the IoU of each of (n, 4) boxes with each of (m, 4), (n, m)."""
     low = np.maximum(one[:, None, :2], other[None, :, :2])
     shared = np.clip(np.minimum(one[:, None, 2:], other[None, :, 2:]) - low, 0, None).prod(2)
-    return shared / np.maximum(_sizes(one)[:, None] ** 2 + _sizes(other)[None] ** 2 - shared, 1e-9)
+    return shared / np.maximum(box_sizes(one)[:, None] ** 2 + box_sizes(other)[None] ** 2 - shared, 1e-9)
