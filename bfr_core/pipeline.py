@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from .compose.colours import keep_colours
 from .compose.masks import FEATHER
 from .compose.paste import composite
 from .errors import InputMediaError, SettingsError
@@ -27,10 +27,6 @@ from .types import Face, FaceCrop, FaceReport, RestoreReport
 if TYPE_CHECKING:
     from .faces.detect import Detector
     from .faces.people import DriftGate, People
-
-_TINT_TOLERANCE, _POOLED = 8 / 255, 16
-"""What codecs leave of colour in a picture of one tint, and the squares over which that is judged. Of 146 portraits,
-sharp and degraded, one passes for tinted, whose colours differ by 5 of 255."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +202,7 @@ def restore_frame(
         inputs[masked] = torch.stack([sample(mask[None], crop.matrix, restorer.size).clamp(0, 1) for crop in crops])
     made = restorer.restore(images, seeds=seeds, settings=options.settings, inputs=inputs, runtime=runtime)
     restored = {
-        index: keep_gray(crop.image, face) for (index, crop), face in zip(chosen.crops.items(), made, strict=True)
+        index: keep_colours(crop.image, face) for (index, crop), face in zip(chosen.crops.items(), made, strict=True)
     }
     clock.lap("restore")
     if options.gate:
@@ -314,7 +310,7 @@ def restore_whole(
     clock = _Clock(report.seconds)
     seed = face_seed(options.seed, 0, 0)
     made = whole(restorer, frame.clamp(0, 1), seed=seed, settings=options.settings, runtime=runtime)
-    made = keep_gray(frame.clamp(0, 1), made)
+    made = keep_colours(frame.clamp(0, 1), made, restorer.size)
     clock.lap("restore")
     image = torch.lerp(frame, made, options.strength) if options.strength else frame.clone()
     return Restored(image, torch.full(frame.shape[-2:], options.strength), [], [], report)
@@ -343,33 +339,6 @@ def whole_picture(method: Method, options: Options) -> Callable[..., Tensor]:
             todo="Leave --whole out, or choose another method",
         )
     return method.picture
-
-
-def keep_gray(crop: Tensor, face: Tensor) -> Tensor:
-    """Return a face as gray, or as tinted, as the crop: a generator paints skin and lips into old photographs.
-
-    A picture is of one tint where its colour follows from its light alone, gray being no tint at all. The tint is
-    fitted to the crop as a parabola of the light, on means over 16 x 16 pixels, which a codec's noise does not reach.
-
-    Shapes: crop and face (3, S, S) in [0, 1].
-    """
-    means = F.avg_pool2d(crop[None], min(_POOLED, crop.shape[-1]))[0].flatten(1).double()
-    light = means.mean(0)
-    powers = torch.stack([torch.ones_like(light), light, light.square()], 1)
-    # Ridge: where the light hardly changes, the parabola must not bend away between.
-    normal = powers.T @ powers + 1e-3 * torch.eye(3, dtype=torch.double)
-    fitted = torch.linalg.solve(normal, powers.T @ (means - light).T)
-    if bool(((means - light).T - powers @ fitted).abs().max() > _TINT_TOLERANCE):
-        return face
-
-    def tinted(gray: Tensor) -> Tensor:
-        tint = torch.stack([torch.ones_like(gray), gray, gray.square()], -1) @ fitted.to(gray)
-        return (gray + tint.permute(2, 0, 1)).clamp_(0, 1).contiguous()
-
-    # Noise in colours is gray on the mean, and yet no picture of one tint.
-    if bool((crop - tinted(crop.mean(0))).abs().mean() > _TINT_TOLERANCE / 2):
-        return face
-    return tinted(face.mean(0))
 
 
 def _blend_whole(frame: Tensor, face: Tensor, strength: float) -> tuple[Tensor, Tensor]:

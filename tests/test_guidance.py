@@ -385,9 +385,10 @@ def test_a_mask_of_the_picture_reaches_each_face_where_it_lies():
 
 
 def test_whole_pictures_go_to_methods_that_take_them():
-    frame = torch.rand(3, 37, 91)
+    frame = torch.rand(1, 37, 91).expand(3, -1, -1).clone()  # gray: colours would be kept
     made = restore_whole(frame, guider(), options=Options(strength=0.5))
-    torch.testing.assert_close(made.image, torch.full_like(frame, 0.5)) and made.report.detector == "whole"
+    torch.testing.assert_close(made.image, torch.full_like(frame, 0.5))
+    assert made.report.detector == "whole"
     irn = Restorer(get_method("irn"), get_method("irn").configs[0], nn.Identity(), "none")
     with pytest.raises(SettingsError, match="not whole pictures"):
         restore_whole(frame, irn)
@@ -398,7 +399,7 @@ def test_whole_pictures_go_to_methods_that_take_them():
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A command line that knows the guiding method, and a photo."""
+    """A command line that knows the guiding method, and a gray photo: what inverts it meets no colours to keep."""
     known = {"guider": GUIDER, "irn": get_method("irn")}
     monkeypatch.setattr(cli_restore, "methods", lambda: known)
     load = restorer_module.load_restorer
@@ -408,7 +409,7 @@ def desk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(restorer_module, "load_restorer", loaded)
     (tmp_path / "in").mkdir()
-    Image.fromarray(astronaut()[0:320, 60:400]).save(tmp_path / "in" / "portrait.png")
+    Image.fromarray(astronaut()[0:320, 60:400]).convert("L").save(tmp_path / "in" / "portrait.png")
     return tmp_path
 
 

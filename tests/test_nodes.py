@@ -588,6 +588,22 @@ def test_masks_of_composite(nodes: dict[str, Any], tiny: SimpleNamespace, pack: 
     refused(pack, "InputMediaError", node, **inputs, mask=torch.full((1, SIZE, SIZE), torch.nan))
 
 
+def test_composite_keeps_the_colours_of_the_image(nodes: dict[str, Any], tiny: SimpleNamespace) -> None:
+    """A cast over the faces goes, whatever their size; switched off it is pasted."""
+    image, node = 0.3 + 0.4 * pictures(3), nodes["BFR_CompositeFaces"]
+    faces, *_ = execute(nodes["BFR_DetectFaces"], image=image)
+    aligned, crops = execute(nodes["BFR_AlignFaces"], image=image, size=SIZE, faces=faces)
+    for size in (SIZE, 2 * SIZE):
+        larger = torch.nn.functional.interpolate(aligned.movedim(-1, 1), (size, size), mode="bicubic").movedim(1, -1)
+        inputs = {"image": image, "faces": larger + torch.tensor([0.1, 0.0, 0.0]), "crops": crops}
+        differences = []
+        for keep in (True, False):
+            out, mask = execute(node, **inputs, keep_colours=keep)
+            moved = (out - image)[mask > 0.9]
+            differences.append(float((moved[:, 0] - moved[:, 1]).mean()))
+        assert abs(differences[0]) < 0.005 and abs(differences[1] - 0.1) < 0.01
+
+
 # --- the node of a declared method -----------------------------------------------------------------------------
 
 

@@ -15,8 +15,7 @@ from bfr_core.diffusion.predictions import Prediction
 from bfr_core.diffusion.samplers import dpm_solver_pp
 from bfr_core.diffusion.schedules import linear
 from bfr_core.errors import InputMediaError, RestoreError, SettingsError
-from bfr_core.media.pictures import read_picture, to_float
-from bfr_core.pipeline import Options, keep_gray, restore_frame
+from bfr_core.pipeline import Options, restore_frame
 from bfr_core.registry import Config, Input, Method, Param, get_method, methods
 from bfr_core.restorer import Restorer, face_seed, load_restorer
 from bfr_core.runtime import Runtime, pick_device
@@ -417,18 +416,6 @@ def test_strength_and_size_options_reach_the_picture():
     assert abs(half.image[0, 100, 90].item() - 0.625) < 1e-4
     assert [face.action for face in half.report.faces] == ["restored", "kept"]
     assert "largest" in half.report.faces[1].reason
-
-
-def test_pictures_of_one_tint_keep_it(shared):
-    """What is painted into a sepia photograph, or into a gray film that a codec left faintly green, has its tint."""
-    portrait = to_float(read_picture(sorted((shared / "faces" / "free512" / "val").glob("*.*"))[2]))
-    light, painted = portrait.mean(0), torch.rand(3, 512, 512)
-    for tint in (light.new_tensor([1.04, 1.0, 0.9]), light.new_tensor([0.99, 1.01, 0.99])):
-        tinted = (light * tint[:, None, None]).clamp(0, 1)
-        kept = keep_gray(tinted, painted)
-        expected = painted.mean(0) * tint[:, None, None] / tint.mean()
-        assert (kept - expected).abs().mean() < 0.012
-    assert keep_gray(portrait, painted) is painted
 
 
 def test_gray_pictures_stay_gray():

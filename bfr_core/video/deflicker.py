@@ -33,7 +33,7 @@ REACH_S = 0.2
 MOST_FRAMES = 8
 """Frames to either side at most, which bounds memory at high frame rates."""
 
-SIGMA_S = 0.08
+SIGMA_S = 0.1
 """Standard deviation of the weights in time, in seconds."""
 
 _FLOW_SIDE = 256
@@ -49,7 +49,7 @@ _LIGHT = 3.0
 _CHANGE_SIGMA = 2.0
 """Blur, in pixels of the flow, over which a change of the face is judged: a single pixel says nothing under noise."""
 
-_USUAL = (1.0, 4.0)
+_USUAL = (1.5, 4.0)
 """Least and most change in 8-bit levels that may be noise or flicker wherever it is."""
 
 _SHIFT = 0.4

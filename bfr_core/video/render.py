@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..compose.colours import keep_colours
 from ..compose.masks import FEATHER
 from ..compose.paste import composite
 from ..errors import SettingsError
 from ..faces.align import sample
-from ..pipeline import keep_gray
 from ..restorer import Restorer, face_seed
 from ..runtime import Runtime
 from ..types import Face, FaceCrop
@@ -246,7 +246,7 @@ class _Renderer:
             runtime=self.runtime,
         )
         for shown, face in zip(part, made, strict=True):
-            face = keep_gray(shown.image, face)
+            face = keep_colours(shown.image, face)
             if self.options.deflicker:
                 steady = self._steady.setdefault(shown.track.id, Deflicker(self.restorer.size))
                 steady.add(shown.moment.index, shown.moment.time, shown.image, face)
