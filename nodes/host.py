@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,8 +203,14 @@ def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) ->
     return made
 
 
+_PAUSE = 0.1
+"""Seconds between two messages of a film's progress."""
+
+
 class FilmBar:
     """The progress bar of a node that goes over a film, in frames of all its passes, with a picture now and then.
+
+    The page hears of it ten times a second at most: a film without faces goes by at hundreds of frames a second.
 
     Args:
         passes: their names, in order; the bar stands still in others.
@@ -212,7 +220,7 @@ class FilmBar:
     def __init__(self, *passes: str, frames: int = 0) -> None:
         self._bar = comfy.utils.ProgressBar(max(len(passes) * frames, 1))
         self._passes, self._frames = passes, frames
-        self._done, self._total = 0.0, 1
+        self._done, self._total, self._said = 0.0, 1, -math.inf
 
     def hear(self, name: str, done: int, total: int) -> None:
         """Move on to so many frames of a pass."""
@@ -235,7 +243,10 @@ class FilmBar:
     def _move(self, done: float) -> None:
         # Passes overlap by what they hold back, and a bar that goes back tells nothing.
         self._done = max(self._done, done)
-        self._bar.update_absolute(round(self._done, 2), self._total)
+        now = time.monotonic()
+        if now - self._said >= _PAUSE or self._done >= self._total:
+            self._said = now
+            self._bar.update_absolute(round(self._done, 2), self._total)
 
 
 def side_by_side(before: Tensor, after: Tensor) -> np.ndarray:

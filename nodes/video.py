@@ -185,7 +185,7 @@ class RestoreFacesInVideo(io.ComfyNode):
             choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker), encode=encode
         )
         crew = Crew(loaded.restorer, detector, get_recogniser())
-        pairs, bar = _Pairs(), FilmBar("analyse", "render", frames=film.frames)
+        pairs, bar = _Pairs(), FilmBar("analyse", "render", "join", "verify", frames=film.frames)
 
         def preview(before: torch.Tensor, after: torch.Tensor) -> None:
             pairs.add(before, after)

@@ -254,6 +254,15 @@ def test_tracks_that_a_person_unticked_are_left_alone(tmp_path):
         assert np.array_equal(a, b)
 
 
+def test_every_pass_is_heard_to_its_end(tmp_path):
+    heard = {}
+    source = write_clip(tmp_path / "in.mp4")
+    report = run(source, tmp_path / "out.mkv", hear=lambda name, done, total: heard.setdefault(name, []).append(done))
+    assert list(heard) == ["analyse", "pictures", "render", "join", "verify"]
+    assert all(done == sorted(done) for done in heard.values())
+    assert heard["render"][-1] == heard["verify"][-1] == report.frames and len(heard["join"]) > 1
+
+
 def test_row37_a_clip_that_changes_meanwhile_stops_the_job(tmp_path):
     source = write_clip(tmp_path / "in.mp4")
 

@@ -584,7 +584,7 @@ def test_row50_a_film_that_is_not_what_it_should_be_is_rejected(tmp_path, monkey
     target.write_bytes(b"older")
     real, sounds = join_module.verify, [data for _, data in packets_of(source)[0]]
 
-    def spoilt(path, target, written, check_cancel):
+    def spoilt(path, target, written, *heard):
         data = bytearray(path.read_bytes())
         if damage == "sound":
             place = data.find(sounds[4])
@@ -595,7 +595,7 @@ def test_row50_a_film_that_is_not_what_it_should_be_is_rejected(tmp_path, monkey
         else:
             data = data[: len(data) // 2]
         path.write_bytes(data)
-        return real(path, target, written, check_cancel)
+        return real(path, target, written, *heard)
 
     monkeypatch.setattr(join_module, "verify", spoilt)
     with pytest.raises(OutputMediaError, match=r"not what it should be.*out\.mp4\.rejected"):

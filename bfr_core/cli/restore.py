@@ -186,12 +186,13 @@ def _restore(args: argparse.Namespace) -> int:
 
 def _shown(bar: Any, name: str) -> Callable[[str, int, int], None]:
     """Return what shows how far a film has come, in the bar of the files, five times a second at most."""
-    shown = [0.0]
+    shown, named = 0.0, ""
 
     def hear(what: str, done: int, total: int) -> None:
+        nonlocal shown, named
         now = time.monotonic()
-        if now - shown[0] > 0.2:
-            shown[0] = now
+        if now - shown > 0.2 or what != named:
+            shown, named = now, what
             bar.set_postfix_str(f"{name}: {what} {done}/{total or '?'}")
 
     return hear

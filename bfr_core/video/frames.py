@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from .choose import to_json
 from .plan import Crew, FilmOptions
 from .render import render
 from .scan import scan
-from .types import Moment, Scan, Track
+from .types import Hear, Moment, Scan, Track, unheard
 
 _SMALL = 4_000
 """Pixels of the picture that cuts are found in."""
@@ -45,7 +45,7 @@ def restore_frames(
     options: FilmOptions | None = None,
     runtime: Runtime | None = None,
     *,
-    hear: Callable[[str, int, int], None] = lambda name, done, total: None,
+    hear: Hear = unheard,
 ) -> RestoredFrames:
     """Restore the faces of consecutive frames as a film's: followed, steadied, and chosen as a whole.
 
@@ -86,6 +86,7 @@ def restore_frames(
             runtime.check_cancel()
             hear(name, index, len(frames))
             yield Moment(index, index / rate, lambda frame=frame: frame.clamp(0, 1), lambda frame=frame: small(frame))
+        hear(name, len(frames), len(frames))
 
     found = Scan.joined(list(scan(moments("analyse"), crew.detector, crew.recogniser, options.looking, runtime)))
     tracks = analyse(found, crew, options, (frames.shape[2], frames.shape[3]), check_cancel=runtime.check_cancel)

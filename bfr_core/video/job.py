@@ -31,13 +31,11 @@ from .reader import Reader, identity
 from .render import Rendered, reach, render
 from .scan import scan
 from .segments import SegmentWriter
-from .types import Moment, Scan, Track
+from .types import Hear, Moment, Scan, Track, unheard
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Hear = Callable[[str, int, int], None]
-"""Hears the name of a pass, frames done, and frames in all (0 where nobody knows)."""
 _TRACKS = "tracks.json"
 Preview = Callable[["Tensor", "Tensor"], None]
 """Sees a frame before and after, (3, H, W) in [0, 1], at most once a second."""
@@ -74,7 +72,7 @@ class FilmJob:
         crew: who does the work.
         options: the same as the plan's.
         runtime: where to run; its `check_cancel` is asked several times a second.
-        hear: hears of progress.
+        hear: hears of the passes: analyse, pictures (of the faces, for the report), render, join, verify.
         preview: sees a frame now and then.
         restart: throw away what an earlier run with other settings left.
 
@@ -90,7 +88,7 @@ class FilmJob:
         options: FilmOptions,
         runtime: Runtime,
         *,
-        hear: Hear = lambda name, done, total: None,
+        hear: Hear = unheard,
         preview: Preview | None = None,
         restart: bool = False,
     ) -> None:
@@ -250,10 +248,10 @@ class FilmJob:
                 todo="Bring the clip back as it was and run the same command, or begin anew with --restart",
             )
         start = time.monotonic()
-        self.hear("join", 0, len(found))
         joined = join(
             self.folder.segments(), self.plan.info, self.plan.target, self.plan.encoding, self.plan.kept, found.pts,
-            window=self.options.window, check_cancel=self.runtime.check_cancel, token=self.folder.token,
+            window=self.options.window, check_cancel=self.runtime.check_cancel, hear=self.hear,
+            token=self.folder.token,
         )  # fmt: skip
         self._seconds["join"] = time.monotonic() - start
         report = self._report(tracks, found, joined)

@@ -19,7 +19,7 @@ from .matroska import ROOM, set_shape
 from .probe import is_cover, open_clip, unreadable
 from .segments import Segment
 from .streams import KEEP_STAMPS, PLAIN_KEYS, copy_stream, has_chapters, is_attached, lasts, of_the_clip
-from .types import VideoInfo
+from .types import Hear, VideoInfo, unheard
 from .verify import Copied, Written, verify
 
 _LATEST_START_S = 10.0
@@ -38,6 +38,7 @@ def join(
     *,
     window: tuple[float, float] | None = None,
     check_cancel: Callable[[], None] = lambda: None,
+    hear: Hear = unheard,
     token: str | None = None,
 ) -> dict[str, Any]:
     """Write the film: the packets of all segments with the clip's own time stamps, and the streams that are kept.
@@ -55,6 +56,7 @@ def join(
         pts: (N,) time stamp of each frame in the clip's time base, ascending.
         window: the part that was asked for, start and length in seconds; only its sound is copied then.
         check_cancel: raises where the run is to stop; asked every few packets.
+        hear: hears how many frames are written, as "join", and how many are found in the result, as "verify".
         token: names the unfinished file, so that a run that was killed leaves none behind; see `publish`.
 
     Returns:
@@ -67,11 +69,11 @@ def join(
     """
     pts = np.asarray(pts, np.int64)
     _check_segments(segments, target, pts)
-    film = _Film(segments, info, encoding, pts, window, check_cancel)
+    film = _Film(segments, info, encoding, pts, window, check_cancel, hear)
     report: dict[str, Any] = {}
 
     def check(temporary: Path) -> None:
-        report.update(verify(temporary, target, film.written(), check_cancel))
+        report.update(verify(temporary, target, film.written(), check_cancel, hear))
 
     try:
         with publish(target, check=check, token=token) as file:
@@ -96,7 +98,7 @@ def _ffmpeg_errors() -> tuple[type[Exception], ...]:
 
 def _check_segments(segments: Sequence[Segment], target: Path, pts: np.ndarray) -> None:
     count = sum(segment.frames for segment in segments)
-    found = ""
+    found, where = "", segments[0].path.parent if segments else "the folder of the job"
     if not len(pts) or not segments:
         found = "no frame was encoded; expected one at least"
     elif count != len(pts):
@@ -110,7 +112,7 @@ def _check_segments(segments: Sequence[Segment], target: Path, pts: np.ndarray) 
             f"Cannot join {target}",
             found=found,
             kept="The segments are kept, and no output was written",
-            todo="Run the same command again, and with --restart where that does not help",
+            todo=f"Run the same command again; where that does not help, delete {where}",
         )
 
 
@@ -125,9 +127,10 @@ class _Film:
         pts: np.ndarray,
         window: tuple[float, float] | None,
         check_cancel: Callable[[], None],
+        hear: Hear,
     ) -> None:
         self.segments, self.info, self.encoding, self.pts = segments, info, encoding, pts
-        self.window, self.check_cancel = window, check_cancel
+        self.window, self.check_cancel, self.hear = window, check_cancel, hear
         self.copied: dict[int, Copied] = {}
         self.chapters: list[dict[str, Any]] = []
         self.metadata: dict[str, str] = {}
@@ -355,6 +358,9 @@ class _Film:
                         continue
                     if index >= total:
                         raise self.error(segment.path, "it has more frames than it should", "Delete it")
+                    if index % 16 == 0:
+                        self.check_cancel()
+                        self.hear("join", index, total)
                     stamp = int(self.pts[index]) + self.shift
                     packet.stream = stream
                     packet.time_base = self.info.time_base

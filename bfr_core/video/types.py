@@ -16,6 +16,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+Hear = Callable[[str, int, int], None]
+"""Hears the name of a pass, frames done, and frames in all (0 where nobody knows)."""
+
+
+def unheard(name: str, done: int, total: int) -> None:
+    """Let progress pass."""
+
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import OutputMediaError
 from ..media.clips import OPEN_OPTIONS
+from .types import Hear, unheard
 
 _MILLISECOND = Fraction(1, 1000)
 
@@ -63,7 +64,9 @@ class Written:
     notes: tuple[str, ...]
 
 
-def verify(path: Path, target: Path, written: Written, check_cancel: Callable[[], None]) -> dict[str, Any]:
+def verify(
+    path: Path, target: Path, written: Written, check_cancel: Callable[[], None], hear: Hear = unheard
+) -> dict[str, Any]:
     """Compare a film with what was to be written.
 
     Args:
@@ -71,6 +74,7 @@ def verify(path: Path, target: Path, written: Written, check_cancel: Callable[[]
         target: the name it is to get.
         written: what was to be written.
         check_cancel: raises where the run is to stop.
+        hear: hears how many frames were found, as "verify".
 
     Returns:
         What was found, as plain JSON types. Entries of the metadata that the container dropped are in its notes.
@@ -83,7 +87,7 @@ def verify(path: Path, target: Path, written: Written, check_cancel: Callable[[]
     try:
         opened: Any = av.open(str(path), options=OPEN_OPTIONS)
         with opened:
-            worst = _compare_frames(opened, written, check_cancel)
+            worst = _compare_frames(opened, written, check_cancel, hear)
         again: Any = av.open(str(path), options=OPEN_OPTIONS)
         with again:
             streams = _compare_streams(again, written.copied, check_cancel)
@@ -115,15 +119,16 @@ class _Mismatch(Exception):  # noqa: N818
     """The result differs from what was written."""
 
 
-def _compare_frames(container: Any, written: Written, check_cancel: Callable[[], None]) -> float:
+def _compare_frames(container: Any, written: Written, check_cancel: Callable[[], None], hear: Hear) -> float:
     """Return the largest difference of a frame's stamp in seconds."""
     stream = container.streams[written.video]
     stream.thread_type = "AUTO"
     base, worst, count, total = stream.time_base, Fraction(0), 0, len(written.pts)
     allowed = Fraction(0) if written.exact else _MILLISECOND / 2
     for frame in container.decode(stream):
+        check_cancel()
         if count % 16 == 0:
-            check_cancel()
+            hear("verify", count, total)
         if count < total:
             if frame.pts is None or frame.is_corrupt:
                 raise _Mismatch(f"frame {count} is damaged")
@@ -135,6 +140,7 @@ def _compare_frames(container: Any, written: Written, check_cancel: Callable[[],
         count += 1
     if count != total:
         raise _Mismatch(f"{count} frames can be decoded, expected {total}")
+    hear("verify", count, total)
     return float(worst)
 
 
