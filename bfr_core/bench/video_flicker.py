@@ -41,8 +41,9 @@ FPS = 25.0
 SHAPE = (360, 640)
 FACE = 230.0
 """Side of the square of the face, in pixels of the frame."""
-COUNTS = {"irn": 50, "lpip_diff": 10}
-"""Methods that are measured, and on how many frames: the second takes seconds for each."""
+COUNTS = {"irn": 50, "diffuse_restore": 25}
+"""Methods that are measured, and on how many frames: the second takes seconds for each. A second at least, as the first
+and last frames of a shot have neighbours to one side only."""
 _VIEW = 256
 """Side at which flicker is measured: about that of the face in the frame."""
 _INNER = slice(round(0.14 * _VIEW), round(0.86 * _VIEW))
