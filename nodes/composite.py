@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 
-from ..bfr_core.compose import colours
 from ..bfr_core.compose.paste import composite
 from ..bfr_core.errors import InputMediaError
-from ..bfr_core.types import FaceCrop
 from .compat import io, option, schema
 from .host import check_cancel, join_image, mask_layers, split_image, to_host
 from .types import CATEGORY, Crops, CropsSocket
@@ -43,11 +40,6 @@ class CompositeFaces(io.ComfyNode):
                     "mask", optional=True,
                     tooltip="Limits what is pasted, in the square of the crop; one mask, or one for each face",
                 ),
-                option(
-                    io.Boolean, "keep_colours", default=True, optional=True,
-                    tooltip="Faces take the colours of the image, at the scale of lips and larger, as Restore Faces "
-                    "does it. Off for faces that were edited to have others",
-                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The images with their faces restored"),
@@ -64,7 +56,6 @@ class CompositeFaces(io.ComfyNode):
         strength: float = 1.0,
         feather: float = 0.12,
         mask: torch.Tensor | None = None,
-        keep_colours: bool = True,
     ) -> io.NodeOutput:
         """Composite every frame."""
         frames, alpha = split_image(image)
@@ -92,27 +83,15 @@ class CompositeFaces(io.ComfyNode):
         for index, frame in enumerate(frames):
             check_cancel()
             here = [number for number, crop in enumerate(crops.crops) if crop.frame_index == index]
-            shown = [crops.crops[number] for number in here]
             out[index], blended[index] = composite(
                 frame,
-                shown,
-                [
-                    _coloured(crop, restored[number]) if keep_colours else restored[number]
-                    for crop, number in zip(shown, here, strict=True)
-                ],
+                [crops.crops[number] for number in here],
+                [restored[number] for number in here],
                 masks=[masks[number] for number in here],
                 strength=strength,
                 feather=feather,
             )
         return io.NodeOutput(join_image(out, alpha), to_host(blended))
-
-
-def _coloured(crop: FaceCrop, face: torch.Tensor) -> torch.Tensor:
-    """Return a face in the colours of its crop, at the face's own size."""
-    image = crop.image
-    if image.shape != face.shape:
-        image = functional.interpolate(image[None], face.shape[-2:], mode="bicubic", antialias=True)[0].clamp(0, 1)
-    return colours.keep_colours(image, face)
 
 
 def _masks(mask: torch.Tensor | None, count: int) -> list[torch.Tensor | None]:

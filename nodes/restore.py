@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..bfr_core.compose.colours import keep_colours
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.faces.select import select_faces
 from ..bfr_core.pipeline import Options, restore_frame
@@ -247,9 +248,12 @@ def method_node(method: Method) -> type[io.ComfyNode]:
                 if value is not None
             }
             run, start = runtime(loaded.managed, len(frames)), time.monotonic()
+            frames = frames.clamp(0, 1)
             restored = loaded.restorer.restore(
-                frames.clamp(0, 1), seeds=batch_seeds(seed, len(frames)), settings=settings, inputs=inputs, runtime=run
+                frames, seeds=batch_seeds(seed, len(frames)), settings=settings, inputs=inputs, runtime=run
             )
+            for frame, face in zip(frames, restored, strict=True):
+                face.copy_(keep_colours(frame, face))
             side = float(loaded.restorer.size)
             done = [
                 asdict(FaceReport(index, 0, (0.0, 0.0, side, side), 1.0, 1.0, "restored"))

@@ -33,14 +33,9 @@ CORE: dict[str, tuple[list[str], list[str]]] = {
 PAGE_ONLY = {"MarkdownNote"}
 
 SHOWN = {
-    "pltrans_edit": {
-        ("BFR_PLTransMix", "amount"),
-        ("BFR_CompositeFaces", "keep_colours"),
-        *(("BFR_FacePartMask", part) for part in ("eyes", "brows", "nose")),
-    }
+    "pltrans_edit": {("BFR_PLTransMix", "amount"), *(("BFR_FacePartMask", part) for part in ("eyes", "brows", "nose"))}
 }
-"""Settings that stray from their defaults because they are what a workflow shows: the whole mouth of another face, in
-its colours."""
+"""Settings that stray from their defaults because they are what a workflow shows: the whole mouth of another face."""
 
 
 def ui(name: str) -> dict[str, Any]:
