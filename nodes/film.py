@@ -193,7 +193,7 @@ def film_job(
         OutputMediaError: the result cannot be written or encoded.
     """
     options = replace(options, window=film.window)
-    looks = (crew.detector.name, crew.recogniser is not None, options.on_error)
+    looks = (crew.detector.name, crew.recogniser is not None, options.on_damage)
     folder = temporary_folder(f"{_FOLDER}/jobs") / _digest(film.key, looks)
     plan = _plan(film, options, folder)
     return FilmJob(plan, crew, options, runtime, hear=bar.hear, preview=preview, restart=True)

@@ -15,11 +15,12 @@ import torch
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.media.pictures import read_picture, to_float
 from ..bfr_core.media.sheets import caption, row, to_bytes
+from ..bfr_core.video.reader import OnDamage
 from .compat import io, option, schema, ui
 from .host import FilmBar, film_runtime, join_image
 from .models import get_detector, get_recogniser
 from .types import CATEGORY, DetectorSocket, TrackChoice, TracksSocket
-from .video import all_faces_input, make_choice, person_input
+from .video import all_faces_input, damage_input, make_choice, person_input
 
 if TYPE_CHECKING:
     from ..bfr_core.video.job import FilmJob
@@ -99,6 +100,7 @@ class SelectTracks(io.ComfyNode):
                     "others it decides",
                 ),
                 all_faces_input(),
+                damage_input(),
                 DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
                 person_input(),
             ],
@@ -117,6 +119,7 @@ class SelectTracks(io.ComfyNode):
         tracks: str = "",
         mode: str = _THESE,
         all_faces: bool = False,
+        on_damage: OnDamage = "stop",
         detector: Any = None,
         person: torch.Tensor | None = None,
     ) -> io.NodeOutput:
@@ -130,12 +133,12 @@ class SelectTracks(io.ComfyNode):
         choice = make_choice(all_faces, person, detector, ids=ids, but=but)
         bar = FilmBar("analyse", frames=film.frames)
         crew = Crew(_Nobody(), detector, get_recogniser())  # type: ignore[arg-type]
-        with film_job(film, crew, FilmOptions(choice=choice), film_runtime(bar), bar) as job:
+        with film_job(film, crew, FilmOptions(choice=choice, on_damage=on_damage), film_runtime(bar), bar) as job:
             told = _analysed(job)
             cards = [_card(entry, job.folder.report) for entry in told]
         images = torch.from_numpy(np.stack(cards or [_card(None, Path())])).movedim(-1, 1).float() / 255
         shown = join_image(images)
-        selected = TrackChoice(film.key, film.name, choice, detector)
+        selected = TrackChoice(film.key, film.name, choice, detector, on_damage)
         return io.NodeOutput(selected, shown, json.dumps(told, indent=1), ui=ui.PreviewImage(shown, cls=cls))
 
 

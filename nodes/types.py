@@ -15,6 +15,7 @@ from .host import mask_layers
 
 if TYPE_CHECKING:
     from ..bfr_core.video.choose import Choice
+    from ..bfr_core.video.reader import OnDamage
 
 DetectorSocket = io.Custom("BFR_DETECTOR")
 FacesSocket = io.Custom("BFR_FACES")
@@ -52,6 +53,8 @@ class TrackChoice:
     choice: Choice
     detector: Any
     """What found the faces: by another one they may be counted otherwise."""
+    on_damage: OnDamage = "stop"
+    """What was done where frames cannot be decoded: it counts them otherwise, too."""
 
 
 Faces = list[list[Face]]

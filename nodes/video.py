@@ -10,6 +10,7 @@ import torch
 
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.video.encode import ENCODERS, EncodeSettings
+from ..bfr_core.video.reader import ON_DAMAGE, OnDamage
 from .compat import io, option, schema
 from .host import FilmBar, film_runtime, join_image, side_by_side, split_image
 from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, method_choices
@@ -40,6 +41,15 @@ def person_input() -> Any:
     """Return the socket of a photo."""
     help_text = "A photo: restore only the person in it, told by the embedded recogniser"
     return io.Image.Input("person", optional=True, tooltip=help_text)
+
+
+def damage_input() -> Any:
+    """Return the widget of what to do with frames that cannot be decoded."""
+    return option(
+        io.Combo, "on_damage", options=list(ON_DAMAGE), advanced=True,
+        tooltip="Frames that cannot be decoded. stop: say where, and end; hold: show the one before them on; skip: "
+        "leave them out. The report counts them",
+    )  # fmt: skip
 
 
 def settings_inputs() -> list[Any]:
@@ -130,13 +140,14 @@ class RestoreFacesInVideo(io.ComfyNode):
                     io.Int, "crf", default=16, min=0, max=51,
                     tooltip="Quality of the encoder, less is better and larger; ffv1 does not ask for it",
                 ),
+                damage_input(),
                 RestorerSocket.Input("restorer", optional=True, tooltip="Left open: the method chosen here"),
                 DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
                 person_input(),
                 TracksSocket.Input(
                     "tracks", optional=True,
-                    tooltip="From Select Tracks with the same video: whom to restore. Then all_faces, detector and "
-                    "person are those of that node",
+                    tooltip="From Select Tracks with the same video: whom to restore. Then all_faces, detector, "
+                    "person and on_damage are those of that node",
                 ),
             ],
             outputs=[
@@ -157,6 +168,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         all_faces: bool = False,
         codec: str = "auto",
         crf: int = 16,
+        on_damage: OnDamage = "stop",
         restorer: LoadedRestorer | None = None,
         detector: Any = None,
         person: torch.Tensor | None = None,
@@ -174,7 +186,7 @@ class RestoreFacesInVideo(io.ComfyNode):
             choice = make_choice(all_faces, person, detector)
         else:
             _check_tracks(tracks, film.key, detector, person)
-            detector, choice = tracks.detector, tracks.choice
+            detector, choice, on_damage = tracks.detector, tracks.choice, tracks.on_damage
         encode = EncodeSettings(codec=codec, crf=crf)
         if film.from_memory and codec != "ffv1":
             # As the host encodes such frames: what they were made with says nothing of what can be played.
@@ -182,8 +194,9 @@ class RestoreFacesInVideo(io.ComfyNode):
             codec, pix_fmt = "h264" if codec == "auto" else codec, "yuv420p" if even else "yuv444p"
             encode = EncodeSettings(codec=codec, crf=crf, pix_fmt=pix_fmt)
         options = FilmOptions(
-            choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker), encode=encode
-        )
+            choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker), encode=encode,
+            on_damage=on_damage,
+        )  # fmt: skip
         crew = Crew(loaded.restorer, detector, get_recogniser())
         pairs, bar = _Pairs(), FilmBar("analyse", "render", "join", "verify", frames=film.frames)
 

@@ -195,6 +195,28 @@ def test_what_mp4_cannot_hold_makes_it_an_mkv(given: SimpleNamespace, tmp_path: 
     assert made.endswith(".mkv") and any("It is written as MKV" in note for note in report["notes"])
 
 
+def test_damaged_frames_stop_are_held_or_left_out(given: SimpleNamespace, tmp_path: Path) -> None:
+    """The error names the widget; a choice of tracks carries it on."""
+    clip = write_clip(tmp_path / "film.mp4", frames=20)
+    with av.open(str(clip)) as container:
+        bad = [packet for packet in container.demux(video=0) if packet.size][15]
+        place, size = bad.pos, bad.size
+    data = bytearray(clip.read_bytes())
+    data[place : place + size] = bytes(size)
+    clip.write_bytes(data)
+    video = VideoFromFile(str(clip))
+    error = refused(given, "InputMediaError", lambda: restore(given, video))
+    assert "frame 15" in error.found and "on_damage" in error.todo
+    refused(given, "InputMediaError", lambda: select(given, video))
+    for policy, frames in (("hold", 20), ("skip", 19)):
+        chosen, _, told = select(given, video, on_damage=policy, all_faces=True)
+        assert len(told) == 2
+        for inputs in ({"tracks": chosen}, {"on_damage": policy}):
+            made, report, _ = restore(given, video, **inputs)
+            assert report["frames"] == len(decoded(made)[0]) == frames
+            assert any("15" in note for note in report["notes"])
+
+
 def test_the_bar_is_not_sent_for_every_frame(given: SimpleNamespace) -> None:
     bar = given.pack.module("nodes.host").FilmBar("analyse", frames=5000)
     start = time.monotonic()

@@ -198,7 +198,7 @@ def test_row23_stamps_that_do_not_ascend_stop_or_are_counted(tmp_path, monkeypat
     error = refused(path)
     assert "frame 4 has the time stamp 1536 after 1536" in error.found and "kept" in error.kept
     for policy in ("hold", "skip"):
-        found = Reader(info, on_error=policy)
+        found = Reader(info, on_damage=policy)
         moments = list(found)
         assert [media.number(rgb8(moment)) for moment in moments] == [0, 1, 2, 3, 5, 6, 8, 9, 10, 11]
         assert [moment.index for moment in moments] == list(range(10))
@@ -374,7 +374,7 @@ def test_row32_pictures_that_change_on_the_way_stop_with_the_number(tmp_path):
         assert word in caught.value.found and f"frame {len(got)} " in caught.value.found
         assert len(got) == 12 and "kept" in caught.value.kept
     with pytest.raises(InputMediaError, match="frame 12 "):
-        list(Reader(probe(tmp_path / "joined1.ts"), on_error="skip"))
+        list(Reader(probe(tmp_path / "joined1.ts"), on_damage="skip"))
 
 
 def test_row32_a_stream_that_begins_on_the_way_ends_nothing(tmp_path, monkeypatch):
@@ -405,7 +405,7 @@ def test_row33_clips_that_were_cut_off_have_three_texts(tmp_path):
     assert "no 'moov'" in texts[1] and "promises 4.1" in texts[2]
     for path in (cut, short):
         for policy in ("hold", "skip"):
-            found, moments = read(path, on_error=policy)
+            found, moments = read(path, on_damage=policy)
             assert 20 < len(moments) < 100 and found.lost_count and found.notes
             whole_ones = [media.number(rgb8(moment)) for moment in moments[:-12]]  # the torn one is concealed
             assert whole_ones == list(range(len(moments) - 12)) and moments[-1].pts > moments[-2].pts
@@ -428,7 +428,7 @@ def test_row34_damaged_clips_neither_crash_nor_hang(tmp_path):
         "    for policy in ('stop', 'hold' if len(name) % 2 else 'skip'):\n"
         "        signal.alarm(10)\n"
         "        try:\n"
-        "            found = Reader(probe(Path(name)), on_error=policy)\n"
+        "            found = Reader(probe(Path(name)), on_damage=policy)\n"
         "            stamps = [(m.index, m.pts) for m in found]\n"
         "            assert [i for i, _ in stamps] == list(range(found.frames)) and found.frames <= 80\n"
         "            assert all(b > a for (_, a), (_, b) in zip(stamps, stamps[1:]))\n"
@@ -475,7 +475,7 @@ def test_row35_headers_that_lie(tmp_path):
     info = probe(path)
     assert info.seconds == pytest.approx(4e7)
     assert "promises 40000000.00 s" in refused(path).found
-    found, moments = read(path, on_error="hold")
+    found, moments = read(path, on_damage="hold")
     assert len(moments) == 12 and found.lost_count == 1 and "cut short" in found.notes[0]
     for name in ("a.ts", "b.webm"):
         info = probe(media.write_clip(tmp_path / name, codec="libvpx-vp9" if "webm" in name else "libx264"))
@@ -505,7 +505,7 @@ def test_row36_a_frame_that_cannot_be_decoded_stops_is_held_or_left_out(tmp_path
     assert "frame 4 cannot be decoded" in error.found and "hold or skip" in error.todo and "kept" in error.kept
     shown = {}
     for policy in ("hold", "skip"):
-        found = Reader(info, on_error=policy)
+        found = Reader(info, on_damage=policy)
         moments = list(found)  # all at once: a frame that is shown again is one of its own
         shown[policy] = [(moment.pts // 512, media.number(rgb8(moment)), moment.picture.pts) for moment in moments]
         assert found.lost_count == 2 and len(found.lost) == 2
@@ -524,7 +524,7 @@ def test_faults_are_the_same_in_every_pass(tmp_path, monkeypatch):
                 patch,
                 lambda _, packet, seen=seen: seen.add(packet.stream.codec_context.thread_count) or packet.decode(),
             )
-            list(Reader(info, on_error=policy))
+            list(Reader(info, on_damage=policy))
     assert threads["hold"] == threads["skip"] == {1}
 
 
@@ -534,10 +534,10 @@ def test_row36_nine_failures_in_a_row_stop_and_losses_stay_bounded(tmp_path, mon
     with monkeypatch.context() as patch:
         tamper(patch, fail_at(*range(20, 29)))
         with pytest.raises(InputMediaError, match="9 packets in a row"):
-            list(Reader(info, on_error="skip"))
+            list(Reader(info, on_damage="skip"))
     with monkeypatch.context() as patch:
         tamper(patch, fail_at(*(k for k in range(80) if k % 9)))
-        found = Reader(info, on_error="skip")
+        found = Reader(info, on_damage="skip")
         assert len(list(found)) == 9 and found.lost_count == 71 and len(found.lost) == 20
 
 
@@ -557,7 +557,7 @@ def test_row36_frames_that_are_marked_as_damaged(tmp_path, monkeypatch):
     tamper(monkeypatch, lambda _, packet: [Marked(f) if f.pts == 1024 else f for f in packet.decode()])
     assert "frame 2 is damaged" in refused(path).found
     for policy, numbers in (("hold", [0, 1, 1, 3, 4, 5]), ("skip", [0, 1, 3, 4, 5])):
-        found = Reader(info, on_error=policy)
+        found = Reader(info, on_damage=policy)
         assert [media.number(rgb8(moment)) for moment in found] == numbers and found.lost_count == 1
 
 
@@ -622,7 +622,7 @@ def test_a_window_gives_the_frames_inside_it_and_enters_late(tmp_path, monkeypat
 
 def test_settings_that_cannot_be(tmp_path):
     info = probe(media.write_clip(tmp_path / "a.mp4", 2))
-    for options in ({"on_error": "ignore"}, {"rate": Fraction(0)}, {"window": (-1.0, 2.0)}, {"window": (0.0, 0.0)}):
+    for options in ({"on_damage": "ignore"}, {"rate": Fraction(0)}, {"window": (-1.0, 2.0)}, {"window": (0.0, 0.0)}):
         with pytest.raises(SettingsError):
             Reader(info, **options)
     with pytest.raises(SettingsError, match="planar"):

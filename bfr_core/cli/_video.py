@@ -202,7 +202,7 @@ def film_options(args: argparse.Namespace, options: Options) -> FilmOptions:
         encode=EncodeSettings(codec=args.codec, crf=args.crf, preset=args.preset),
         stream=args.stream,
         drop=args.drop_streams,
-        on_error=args.on_damage,
+        on_damage=args.on_damage,
         rate=args.frame_rate,
         window=window,
     )

@@ -348,7 +348,7 @@ class FilmJob:
 
     def _reader(self, check_cancel: Callable[[], None] | None = None) -> Reader:
         return Reader(
-            self.plan.info, on_error=self.options.on_error, rate=self.options.rate, window=self.options.window,
+            self.plan.info, on_damage=self.options.on_damage, rate=self.options.rate, window=self.options.window,
             check_cancel=check_cancel or self.runtime.check_cancel,
         )  # fmt: skip
 
@@ -360,7 +360,7 @@ class FilmJob:
             "detector": self.crew.detector.name,
             "recogniser": digest_of(self.crew.recogniser) if self.crew.recogniser is not None else "",
             "scan": asdict(self._looking),
-            "on_error": options.on_error,
+            "on_damage": options.on_damage,
             "rate": str(options.rate),
             "window": options.window,
             "stream": self.plan.info.video,

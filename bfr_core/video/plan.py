@@ -13,7 +13,7 @@ from ..errors import OutputMediaError
 from .choose import Choice
 from .encode import EncodeSettings, Encoding, choose_encoding, trial
 from .probe import no_stamps, probe
-from .reader import OnError
+from .reader import OnDamage
 from .render import RenderOptions
 from .scan import HALVED_PX, ScanOptions
 from .segments import PREFIX
@@ -43,7 +43,7 @@ class FilmOptions:
     """Which video stream; None for the container's default."""
     drop: tuple[int, ...] = ()
     """Streams that need not be copied."""
-    on_error: OnError = "stop"
+    on_damage: OnDamage = "stop"
     """What to do with frames that cannot be decoded: stop, hold the picture before them, or skip them."""
     rate: Fraction | None = None
     """Frames a second of a clip without time stamps."""

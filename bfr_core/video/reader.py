@@ -15,8 +15,8 @@ from .pixels import Filter, Pixels
 from .probe import INTERLACED, clock, no_stamps, open_clip, unreadable
 from .types import Moment, VideoInfo
 
-OnError = Literal["stop", "hold", "skip"]
-ON_ERROR: tuple[OnError, ...] = ("stop", "hold", "skip")
+OnDamage = Literal["stop", "hold", "skip"]
+ON_DAMAGE: tuple[OnDamage, ...] = ("stop", "hold", "skip")
 
 FAILURES = 9
 """Decoding failures in a row that stop a run under every policy: a decoder that has lost its way gives nothing more."""
@@ -38,7 +38,7 @@ _MARGIN_S = 2.0
 
 _TURNS = {1: (("transpose", "clock"),), 2: (("hflip", ""), ("vflip", "")), 3: (("transpose", "cclock"),)}
 _KEPT = "The part that was finished before it is kept"
-_POLICY = "Get a whole copy of the clip, or run again with on_error (--on-damage) hold or skip"
+_POLICY = "Get a whole copy of the clip, or run again with on_damage (--on-damage) set to hold or skip"
 
 
 class Reader:
@@ -51,7 +51,7 @@ class Reader:
 
     Args:
         info: from `probe`.
-        on_error: 'stop', 'hold' or 'skip'.
+        on_damage: 'stop', 'hold' or 'skip'.
         rate: frames a second of a clip that has no time stamps.
         window: start and length in seconds from the first frame on; other frames are not given. The first one that is
             given then has index 0 and time 0.
@@ -65,25 +65,25 @@ class Reader:
         pixels: the conversions behind `Moment.rgb` and `Moment.small`.
 
     Raises:
-        SettingsError: unknown `on_error`, or a rate or window that cannot be.
+        SettingsError: unknown `on_damage`, or a rate or window that cannot be.
     """
 
     def __init__(
         self,
         info: VideoInfo,
         *,
-        on_error: OnError = "stop",
+        on_damage: OnDamage = "stop",
         rate: Fraction | None = None,
         window: tuple[float, float] | None = None,
         check_cancel: Callable[[], None] = lambda: None,
     ) -> None:
-        if on_error not in ON_ERROR:
-            raise _refuse("on_error", on_error, f"one of {', '.join(ON_ERROR)}")
+        if on_damage not in ON_DAMAGE:
+            raise _refuse("on_damage", on_damage, f"one of {', '.join(ON_DAMAGE)}")
         if rate is not None and not rate > 0:
             raise _refuse("rate", rate, "a frame rate above 0")
         if window is not None and not (window[0] >= 0 and window[1] > 0):
             raise _refuse("window", window, "a start from 0 on and a length above 0, in seconds")
-        self.info, self.on_error, self.rate, self.window = info, on_error, rate, window
+        self.info, self.on_damage, self.rate, self.window = info, on_damage, rate, window
         self.check_cancel = check_cancel
         self.pixels = Pixels(info)
         self._reset()
@@ -133,7 +133,7 @@ class Reader:
         with open_clip(self.info.path) as container:
             frames = self._frames(container)
             start = self.info.start
-            if from_s < _SEEK_S or start is None or self.on_error != "stop" or not self._enter(container, from_s):
+            if from_s < _SEEK_S or start is None or self.on_damage != "stop" or not self._enter(container, from_s):
                 yield from frames
                 return
             first = next(frames, None)
@@ -219,7 +219,7 @@ class Reader:
         stream = container.streams[self.info.video] if self.info.video < len(container.streams) else None
         if stream is None or stream.type != "video" or stream.codec_context is None:
             raise self._changed(f"its stream {self.info.video} is no video any more")
-        if self.on_error == "stop":
+        if self.on_damage == "stop":
             stream.thread_type = "AUTO"
         else:
             # Threads conceal damage differently, and all passes must see the same frames.
@@ -241,12 +241,12 @@ class Reader:
                 continue
             while self._missing and self._missing[0] <= pts:
                 lost = self._missing.pop(0)
-                if self.on_error == "hold" and good is not None and (last is None or lost > last) and lost < pts:
+                if self.on_damage == "hold" and good is not None and (last is None or lost > last) and lost < pts:
                     last = lost
                     yield self._again(good, lost), lost
             if frame.is_corrupt:
                 self._fault(f"frame {number} is damaged", None)
-                if self.on_error == "skip":
+                if self.on_damage == "skip":
                     continue
             self._guard(frame, number)
             if frame.is_corrupt and good is not None:
@@ -256,7 +256,7 @@ class Reader:
                 picture = good = self._made_upright(frame)
             last = pts
             yield picture, pts
-        for lost in self._missing if self.on_error == "hold" and good is not None else ():
+        for lost in self._missing if self.on_damage == "hold" and good is not None else ():
             if last is None or lost > last:
                 last = lost
                 yield self._again(good, lost), lost
@@ -326,7 +326,7 @@ class Reader:
 
     def _fault(self, found: str, cause: Exception | None, final: bool = False, todo: str = _POLICY) -> None:
         """Count a fault, or raise it."""
-        if self.on_error == "stop":
+        if self.on_damage == "stop":
             raise unreadable(self.info.path, found, todo, _KEPT) from cause
         if final:
             found = f"{FAILURES} packets in a row could not be decoded; {found}"
