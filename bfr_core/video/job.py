@@ -169,8 +169,12 @@ class FilmJob:
     def _scanned(self) -> Scan:
         parts = self.folder.scan_parts()
         if not self.folder.scan_done:
-            reader = self._reader()
             total = expected_frames(self.plan.info, self.options.window)
+
+            def decoded() -> Iterator[Moment]:
+                for moment in reader:
+                    small = moment.small()  # in the decoder's thread, beside the search for faces
+                    yield replace(moment, small=lambda small=small: small)
 
             def listen(moments: Iterator[Moment]) -> Iterator[Moment]:
                 for moment in moments:
@@ -178,12 +182,18 @@ class FilmJob:
                     self.hear("analyse", moment.index, total)
                     yield moment
 
-            for part in scan(
-                listen(iter(reader)), self.crew.detector, self.crew.recogniser, self._looking, self.runtime,
-                start=parts,
-            ):  # fmt: skip
+            def looked(moments: Iterator[Moment]) -> Iterator[Scan]:
+                crew, seen = self.crew, listen(moments)
+                with halt:
+                    yield from scan(seen, crew.detector, crew.recogniser, self._looking, self.runtime, start=done)
+
+            def keep(part: Scan) -> None:
                 self.folder.add_scan(part)
                 parts.append(part)
+
+            done, halt = list(parts), _Halt(self.runtime.check_cancel)
+            reader = self._reader(halt.check_decoder)
+            run_pipes(decoded(), looked, keep, check_cancel=halt.check_cancel)
             more = reader.lost_count - len(reader.lost)
             lost = [*reader.lost, *([f"and {more} more frames"] if more else [])]
             self.folder.finish_scan({"lost": lost, "notes": reader.notes})
@@ -289,17 +299,10 @@ class FilmJob:
             done: frames that were finished before, for the progress.
         """
         ahead = reach(found, self._render)
-        shown = [0.0]
-        stopped = threading.Event()
-
-        def check_decoder() -> None:
-            # A host may tell of a cancel once only, which must be in the thread that can end at once; the decoder
-            # learns of it, as of any other end, when the work is over.
-            if stopped.is_set():
-                raise _Over
+        shown, halt = [0.0], _Halt(self.runtime.check_cancel)
 
         def decoded() -> Iterator[Moment]:
-            for moment in self._reader(check_decoder):
+            for moment in self._reader(halt.check_decoder):
                 if moment.index >= last + ahead:
                     return
                 if moment.index >= first - ahead:
@@ -308,24 +311,14 @@ class FilmJob:
 
         def restored(moments: Iterator[Moment]) -> Iterator[tuple[Moment, Any]]:
             made = render(moments, tracks, self.crew.restorer, self._render, self.runtime, span=(first, last))
-            try:
+            with halt:
                 for count, item in enumerate(made):
                     self.runtime.check_cancel()
                     yield item.moment, self._drawn(item, shown)
                     self.hear("render", done + count + 1, len(found))
-            finally:
-                stopped.set()
-
-        def check_cancel() -> None:
-            # Before the work has begun it has nothing to end.
-            try:
-                self.runtime.check_cancel()
-            except BaseException:
-                stopped.set()
-                raise
 
         with _Segments(self, first) as encoder:
-            run_pipes(decoded(), restored, encoder, check_cancel=check_cancel)
+            run_pipes(decoded(), restored, encoder, check_cancel=halt.check_cancel)
             encoder.finish(last)
 
     def _drawn(self, item: Rendered, shown: list[float]) -> Any:
@@ -405,6 +398,36 @@ def _is_edited(written: Any) -> bool:
 
 class _Over(BaseException):
     """Ends the decoder's thread after the work; nobody hears of it."""
+
+
+class _Halt:
+    """Tells the decoder's thread that the work is over; a context around the work.
+
+    A host may tell of a cancel once only, which must be in the thread that can end at once; the decoder learns of it,
+    as of any other end, from here.
+    """
+
+    def __init__(self, check_cancel: Callable[[], None]) -> None:
+        self._check, self._over = check_cancel, threading.Event()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: Any) -> None:
+        self._over.set()
+
+    def check_decoder(self) -> None:
+        """Raise in the decoder's thread where the work is over."""
+        if self._over.is_set():
+            raise _Over
+
+    def check_cancel(self) -> None:
+        """Ask for cancel where the work waits; before it has begun it has nothing to end the decoder with."""
+        try:
+            self._check()
+        except BaseException:
+            self._over.set()
+            raise
 
 
 class _Segments:

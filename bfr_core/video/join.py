@@ -348,7 +348,10 @@ class _Film:
         made = stream.codec_context.extradata
         index, total = 0, len(self.pts)
         for segment in self.segments:
-            opened: Any = av.open(str(segment.path), format=self.encoding.segment_container)
+            # The header says all there is to know; by default the first frames are decoded as well, to guess at more.
+            opened: Any = av.open(
+                str(segment.path), format=self.encoding.segment_container, options={"probesize": "32"}
+            )
             with opened:
                 video = opened.streams.video[0]
                 if (video.codec_context.extradata or b"") != (made or b"") and self.encoding.codec != "prores_ks":
