@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .compose.colours import keep_colours
+from .compose.colour import keep_colours
 from .compose.masks import FEATHER
 from .compose.paste import composite
 from .errors import InputMediaError, SettingsError

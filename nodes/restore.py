@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..bfr_core.compose.colours import keep_colours
+from ..bfr_core.compose.colour import keep_colours
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.faces.select import select_faces
 from ..bfr_core.pipeline import Options, restore_frame

@@ -15,7 +15,7 @@ from skimage.data import astronaut
 from tiny_vspbfr import declare, tiny_restorer
 
 from bfr_core.cli import main
-from bfr_core.compose.colours import keep_colours
+from bfr_core.compose.colour import keep_colours
 from bfr_core.methods.vspbfr.codes import load_codes
 from bfr_core.runtime import Runtime
 

@@ -17,7 +17,7 @@ from fake_host import FakeHost, execute
 from safetensors.torch import save_file
 from tiny_pltrans import FEATURES, OPTIONS, tiny_restorer
 
-from bfr_core.compose.colours import keep_colours
+from bfr_core.compose.colour import keep_colours
 
 PROJECT = Path(__file__).resolve().parents[1]
 SIZE, LATENT, DIM = 64, 4, 8

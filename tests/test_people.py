@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from bfr_core.cli import main
-from bfr_core.compose.colours import keep_colours
+from bfr_core.compose.colour import keep_colours
 from bfr_core.degrade.chain import degrade, fixed
 from bfr_core.errors import SettingsError
 from bfr_core.faces.align import align_faces

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from ..runtime import Runtime
     from ..video.gate import QualityGate
     from ..video.plan import Crew, FilmOptions
+    from ..video.types import Hear
 
 _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare", "max_drift")
 """Options that films do not take."""
@@ -222,7 +222,7 @@ def restore_film(
     options: FilmOptions,
     runtime: Runtime,
     args: argparse.Namespace,
-    hear: Callable[[str, int, int], None],
+    hear: Hear,
 ) -> dict[str, Any]:
     """Restore one film and return its entry of the report."""
     from ..video.job import FilmJob

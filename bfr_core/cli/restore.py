@@ -6,7 +6,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..pipeline import Options
     from ..restorer import Restorer
     from ..runtime import Runtime
+    from ..video.types import Hear
 
 _DEFAULT_METHOD = "irn"
 
@@ -184,7 +185,7 @@ def _restore(args: argparse.Namespace) -> int:
     return _summary(entries, args, options)
 
 
-def _shown(bar: Any, name: str) -> Callable[[str, int, int], None]:
+def _shown(bar: Any, name: str) -> Hear:
     """Return what shows how far a film has come, in the bar of the files, five times a second at most."""
     shown, named = 0.0, ""
 

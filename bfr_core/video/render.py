@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compose.colours import keep_colours
+from ..compose.colour import keep_colours
 from ..compose.masks import FEATHER
 from ..compose.paste import composite
 from ..errors import SettingsError

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..degrade.colour import luma
+
 _TINT_TOLERANCE, _POOLED = 8 / 255, 16
 """What codecs leave of colour in a picture of one tint, and the squares over which that is judged. Of 146 portraits,
 sharp and degraded, one passes for tinted, whose colours differ by 5 of 255."""
 
-_LUMA = (0.299, 0.587, 0.114)
 _SHARE = 1 / 24
 """Scale of colours that are the input's, a standard deviation as a share of the side of a face's square: lips are
 larger. Less would bring the bleeding of a codec's colours back. On held-out faces it costs methods whose colours are
@@ -49,12 +50,8 @@ def keep_colours(crop: Tensor, face: Tensor, size: int | None = None) -> Tensor:
 
 def _shifted(crop: Tensor, face: Tensor, size: int) -> Tensor:
     """Return the face with the input's colours at large scales."""
-    wrong = (crop - _luma(crop)) - (face - _luma(face))
+    wrong = (crop - luma(crop)) - (face - luma(face))
     return (face + _blurred(wrong, size * _SHARE)).clamp_(0, 1)
-
-
-def _luma(image: Tensor) -> Tensor:
-    return (image * image.new_tensor(_LUMA)[:, None, None]).sum(0, keepdim=True)
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:

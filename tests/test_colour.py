@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bfr_core.compose.colours import keep_colours
+from bfr_core.compose.colour import keep_colours
 from bfr_core.degrade.chain import degrade, fixed
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.media.sheets import to_bytes
