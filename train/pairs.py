@@ -10,7 +10,7 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from bfr_core.degrade.chain import degrade, draw, truth_of
-from bfr_core.degrade.presets import MILD, DegradePreset, get_preset
+from bfr_core.degrade.presets import HEAVY, MILD, DegradePreset, get_preset
 
 from .config import STRICT, Phase, Share, TrainConfig
 from .data import Examples
@@ -24,6 +24,8 @@ class RestorePhase(Phase):
     mild: Share = 0.0
     """Share of the pictures that are nearly good. The papers' ranges hardly hold any, and a net that never saw one
     smooths them."""
+    heavy: Share = 0.0
+    """Share of the pictures that lost nearly everything, shrunk 8 to 32 times; with `mild` at most 1."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,7 +53,7 @@ class RestoreConfig(TrainConfig):
         return found if self.colour else found.without_colour()
 
 
-FREE = {"free512": 3.0, "cc0gen512": 1.5, "pd256": 0.4, "free256": 0.8}
+FREE = {"free512": 3.0, "free2_512": 3.0, "cc0gen512": 1.5, "pd256": 0.4, "free256": 0.8, "free2_256": 0.8}
 """How often the free faces are drawn: varied portraits more often, those of half the size less."""
 
 
@@ -65,16 +67,25 @@ class FacePairs(Examples[Pictures]):
         crop: side of the square cut out of each face; `size` for the whole face.
         seed: together with the index it decides everything random.
         mild: share of the pictures degraded by MILD instead of `preset`.
+        heavy: share of the pictures degraded by HEAVY instead of `preset`.
     """
 
     _MARGIN = 24
     """Context around a crop, so that the blur at its edge sees what it would see in the whole face."""
 
     def __init__(
-        self, pictures: Pictures, preset: DegradePreset, *, size: int, crop: int, seed: int, mild: float = 0.0
+        self,
+        pictures: Pictures,
+        preset: DegradePreset,
+        *,
+        size: int,
+        crop: int,
+        seed: int,
+        mild: float = 0.0,
+        heavy: float = 0.0,
     ) -> None:
         super().__init__(pictures, seed)
-        self.preset, self.size, self.crop, self.mild = preset, size, crop, mild
+        self.preset, self.size, self.crop, self.mild, self.heavy = preset, size, crop, mild, heavy
 
     def example(self, index: int, rng: np.random.Generator, bad: dict[str, str]) -> dict[str, Any]:
         image = self.drawn(rng, bad, self.pictures.__getitem__)
@@ -92,7 +103,8 @@ class FacePairs(Examples[Pictures]):
         image = np.clip(image * gain.astype(np.float32), 0, 255).round().astype(np.uint8)
         if rng.random() < 0.05:
             image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-        preset = MILD if rng.random() < self.mild else self.preset
+        kind = rng.random()
+        preset = MILD if kind < self.mild else HEAVY if kind > 1 - self.heavy else self.preset
         params = draw(preset, int(rng.integers(2**62)))
         low, image = degrade(image, params), truth_of(image, params)
         margin = (image.shape[0] - self.crop) // 2
@@ -112,4 +124,12 @@ class FacePairs(Examples[Pictures]):
 def face_pairs(config: RestoreConfig, pictures: Pictures, phase: RestorePhase) -> FacePairs:
     """Return the pairs of one phase; another phase of the same run draws others."""
     seed = config.seed * 1000 + [one.name for one in config.phases].index(phase.name)
-    return FacePairs(pictures, config.preset(), size=config.face_size, crop=phase.size, seed=seed, mild=phase.mild)
+    return FacePairs(
+        pictures,
+        config.preset(),
+        size=config.face_size,
+        crop=phase.size,
+        seed=seed,
+        mild=phase.mild,
+        heavy=phase.heavy,
+    )

@@ -9,9 +9,11 @@ where a face's structure is, and one light block each way at 1/2 keeps lashes an
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class ResidualBlock(nn.Module):
@@ -35,6 +37,28 @@ def _up(inp: int, out: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inp, 4 * out, 1), nn.PixelShuffle(2))
 
 
+class FullSizeHead(nn.Module):
+    """End at the picture's full size in a way that cannot draw a grid.
+
+    A folded head (a convolution to four phases of each colour, then pixel-shuffle) answers differently at even and odd
+    pixels, which shows as a weave of two pixels. Here features are enlarged bilinearly, so that neighbours differ only by what
+    the picture itself shows them, and two convolutions see both at full size.
+
+    Shapes: h (B, channels, H / 2, W / 2) and x (B, 3, H, W); returns (B, 3, H, W).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels + 3, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, 3, 3, padding=1)
+        self.act = nn.LeakyReLU(0.1, inplace=True)
+
+    def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        h = F.interpolate(self.mix(h), scale_factor=2, mode="bilinear", align_corners=False)
+        return self.conv2(self.act(self.conv1(torch.cat([h, x], 1))))
+
+
 class RestoreUNet(nn.Module):
     """Map a degraded face to a clean one.
 
@@ -45,6 +69,7 @@ class RestoreUNet(nn.Module):
         self,
         widths: tuple[int, ...] = (16, 48, 96, 160, 256),  # channels at 1/2, 1/4, 1/8, ... of the picture
         blocks: tuple[int, ...] = (1, 1, 2, 2, 4),  # residual blocks at each, each way; the last once
+        head: Literal["folded", "full"] = "folded",  # see FullSizeHead
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, padding=1))
@@ -59,7 +84,9 @@ class RestoreUNet(nn.Module):
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
             for width, count in zip(widths[:-1], blocks[:-1], strict=True)
         )
-        self.head = nn.Sequential(nn.Conv2d(widths[0], 12, 3, padding=1), nn.PixelShuffle(2))
+        self.head: nn.Module = FullSizeHead(widths[0])
+        if head == "folded":
+            self.head = nn.Sequential(nn.Conv2d(widths[0], 12, 3, padding=1), nn.PixelShuffle(2))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -74,7 +101,8 @@ class RestoreUNet(nn.Module):
                     module.conv2.weight.mul_(0.2)
             for up in self.up:
                 up[0].weight.mul_(0.5)  # type: ignore[index]  # it is added to a skip of the same size
-            self.head[0].weight.zero_()  # type: ignore[operator]
+            last = self.head.conv2 if isinstance(self.head, FullSizeHead) else self.head[0]  # type: ignore[index]
+            last.weight.zero_()  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.stem(x - 0.5)
@@ -86,4 +114,4 @@ class RestoreUNet(nn.Module):
         h = self.middle(h)
         for decode, up, skip in reversed(list(zip(self.decoder, self.up, skips, strict=True))):
             h = decode(up(h) + skip)
-        return x + self.head(h)
+        return x + (self.head(h, x - 0.5) if isinstance(self.head, FullSizeHead) else self.head(h))
