@@ -54,8 +54,12 @@ class WeightsError(BfrError):
     """A weight file that is missing, damaged, unsafe, or of another model."""
 
 
-class DetectorError(BfrError):
-    """A face detector that cannot run here."""
+class ModelError(BfrError):
+    """A model that is not known, or that cannot run here."""
+
+
+DetectorError = ModelError
+"""Its name until now, kept for one release."""
 
 
 class RestoreError(BfrError):

@@ -8,8 +8,8 @@ import torch
 
 from ..bfr_core.errors import InputMediaError, SettingsError
 from ..bfr_core.faces.align import align_faces
-from ..bfr_core.faces.detect import BACKENDS
 from ..bfr_core.faces.select import borrow_points, select_faces
+from ..bfr_core.models.registry import specs
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .host import check_cancel, join_image, split_image, to_host
@@ -60,7 +60,10 @@ class LoadDetector(io.ComfyNode):
             search_aliases=["face detection", "yunet", "retinaface", "scrfd"],
             inputs=[
                 option(
-                    io.Combo, "detector", options=list(BACKENDS), tooltip="What finds the faces; embedded needs no file"
+                    io.Combo,
+                    "detector",
+                    options=[spec.id for spec in specs("detector")],
+                    tooltip="What finds the faces; embedded needs no file",
                 ),
                 option(
                     io.Combo,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from marks import opens_pickles, runs_yunet
 from torch import Tensor
 
-from bfr_core.errors import DetectorError, InputMediaError, WeightsError
-from bfr_core.faces.backends.embedded import crop_square, cut_square
-from bfr_core.faces.detect import BACKENDS, Detector, KnownFile, detectors, load_detector
+from bfr_core.backends.detectors.embedded import crop_square, cut_square
+from bfr_core.errors import InputMediaError, ModelError, WeightsError
+from bfr_core.faces.detect import Detector, detectors, load_detector
 from bfr_core.faces.passes import Candidates, merge, overlap, plan, to_frame
+from bfr_core.models.registry import specs
+from bfr_core.models.spec import KnownFile, ModelSpec
 from bfr_core.networks.face_detector import FaceCascade, FaceDetectorNet, FaceRefinerNet, cells, fold
 from bfr_core.types import Face
 from bfr_core.weights import embedded, sha256_of
@@ -320,7 +323,7 @@ def test_values_that_are_not_numbers_are_dropped() -> None:
 
 def test_every_back_end_says_whether_it_can_run() -> None:
     infos = detectors()
-    assert [info.name for info in infos] == list(BACKENDS)
+    assert [info.name for info in infos] == ["embedded", "yunet", "insightface", "facexlib"]
     assert infos[0].available
     assert all(info.reason for info in infos)
 
@@ -334,14 +337,14 @@ def test_known_file_in_a_folder_is_found(shared: Path) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(DetectorError, match="embedded, yunet, insightface, facexlib"):
+    with pytest.raises(ModelError, match="embedded, yunet, insightface, facexlib"):
         load_detector("dlib")
 
 
 @pytest.mark.parametrize("name", ["insightface", "facexlib"])
 def test_missing_package_is_named_and_nothing_falls_back(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda module, package=None: None)
-    with pytest.raises(DetectorError) as caught:
+    with pytest.raises(ModelError) as caught:
         load_detector(name)
     assert f"pip install 'bfr-faces[{name}]'" in caught.value.todo
     assert "no other detector" in caught.value.kept
@@ -399,8 +402,10 @@ def stub(monkeypatch: pytest.MonkeyPatch, module: str, **members: object) -> Non
 
 
 def known(monkeypatch: pytest.MonkeyPatch, name: str, file: Path) -> None:
-    entry = KnownFile(file.name, sha256_of(file), "here")
-    monkeypatch.setitem(BACKENDS, name, type(BACKENDS[name])(name, name, "", (entry,), BACKENDS[name].needs))
+    """Make a file one that the detector is known to work with."""
+    declared: ModelSpec = next(spec for spec in specs("detector") if spec.id == name)
+    changed = replace(declared, files=(KnownFile(file.name, sha256_of(file), "here"),))
+    monkeypatch.setattr(sys.modules[declared.load.__module__], "SPEC", changed)
 
 
 def test_insightface_is_called_as_it_expects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

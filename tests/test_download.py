@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from bfr_core.backends.detectors import yunet
 from bfr_core.cli import main
 from bfr_core.errors import WeightsError
-from bfr_core.faces import detect
+from bfr_core.models.spec import KnownFile
 from bfr_core.weights.download import download
 
 CONTENT = bytes(range(256)) * 4000
@@ -102,8 +104,8 @@ def test_errors_say_what_to_do(url, tmp_path, monkeypatch):
 
 
 def test_the_command_fetches_a_detectors_file(url, tmp_path, monkeypatch, capsys):
-    known = detect.KnownFile("w.onnx", DIGEST, "a test", url)
-    monkeypatch.setitem(detect.BACKENDS, "yunet", detect.Backend("yunet", "Y", "MIT", (known,)))
+    known = KnownFile("w.onnx", DIGEST, "a test", url)
+    monkeypatch.setattr(yunet, "SPEC", replace(yunet.SPEC, licence="MIT", files=(known,)))
     assert main(["models", "fetch", "yunet", "-o", str(tmp_path)]) == 0
     assert (tmp_path / "w.onnx").read_bytes() == CONTENT and "MIT" in capsys.readouterr().out
     assert main(["models", "fetch", "insightface", "-o", str(tmp_path)]) == 1

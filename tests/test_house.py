@@ -75,7 +75,7 @@ def test_every_error_has_four_parts():
         "OutputMediaError",
         "SettingsError",
         "WeightsError",
-        "DetectorError",
+        "ModelError",
         "RestoreError",
         "NumbersError",
         "TrainError",

@@ -14,9 +14,9 @@ from marks import runs_yunet
 from PIL import Image
 from skimage.data import astronaut
 
+from bfr_core.backends.detectors.embedded import MIRRORED_POINTS
 from bfr_core.bench.detector import held_out_scenes
 from bfr_core.errors import InputMediaError, SettingsError
-from bfr_core.faces.backends.embedded import MIRRORED_POINTS
 from bfr_core.faces.detect import load_detector
 from bfr_core.networks.face_detector import BASE, STRIDES, FaceDetectorNet, FaceRefinerNet, Predictions, cells
 from bfr_core.types import Face

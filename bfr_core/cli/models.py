@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BfrError
-from ..faces.detect import BACKENDS
+from ..models.registry import specs
+from ..models.roles import ROLES
 from ..registry import methods
 from ._output import FAILED, show
 
 if TYPE_CHECKING:
+    from ..models.spec import KnownFile, ModelSpec
     from ..weights import Card
+
+_LISTED = ("detector",)
+"""Roles whose models are listed and fetched one by one; restorers are listed by method and config."""
 
 
 def add(commands: Any, argv: Sequence[str] | None) -> None:
@@ -27,9 +32,8 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         "files", nargs="*", type=Path, metavar="FILE", help="files, and folders of them; default: all embedded weights"
     )
     verify.set_defaults(run=_models_verify)
-    fetch = actions.add_parser("fetch", help="download a detector's weights, the only thing that ever downloads")
-    fetchable = [name for name, backend in BACKENDS.items() if any(file.url for file in backend.files)]
-    fetch.add_argument("detector", help=" or ".join(fetchable))
+    fetch = actions.add_parser("fetch", help="download a model's weights, the only thing that ever downloads")
+    fetch.add_argument("model", help=" or ".join(_fetchable()))
     fetch.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to put the file in")
     fetch.set_defaults(run=_models_fetch)
     convert = actions.add_parser("convert", help="write any readable checkpoint as safetensors")
@@ -46,7 +50,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
 
 
 def _models_list(args: argparse.Namespace) -> int:
-    from ..faces.detect import detectors
+    from ..models.loader import available
     from ..weights import read_card
 
     for method in methods().values():
@@ -66,9 +70,10 @@ def _models_list(args: argparse.Namespace) -> int:
                 files = ", ".join(part.file for part in method.parts) or "a file"
                 line += f", get {files} by hand from {config.published}"
             show(line)
-    show("detectors:")
-    for info in detectors():
-        show(f"  {info.name}: {info.title}, {info.reason if info.available else 'not here, ' + info.reason}")
+    for role in _LISTED:
+        show(f"{ROLES[role].plural}:")
+        for info in available(role):
+            show(f"  {info.name}: {info.title}, {info.reason if info.available else 'not here, ' + info.reason}")
     return 0
 
 
@@ -109,22 +114,27 @@ def _verified(path: Path, card: Card | None) -> str:
     return f"{model}, {count / 1e6:.2f} M numbers, all finite, sha256 {sha256_of(path)}"
 
 
+def _fetchable() -> dict[str, tuple[ModelSpec, KnownFile]]:
+    """Return what can be downloaded, by name: models with the first of their files that has an address."""
+    known = ((spec, [file for file in spec.files if file.url]) for role in _LISTED for spec in specs(role))
+    return {spec.id: (spec, files[0]) for spec, files in known if files}
+
+
 def _models_fetch(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..errors import WeightsError
     from ..weights.download import download
 
-    backend = BACKENDS.get(args.detector)
-    known = next((file for file in backend.files if file.url), None) if backend else None
-    if backend is None or known is None:
-        with_file = [name for name, other in BACKENDS.items() if any(file.url for file in other.files)]
+    fetchable = _fetchable()
+    if args.model not in fetchable:
         raise WeightsError(
-            f"Nothing to download for {args.detector!r}",
-            found=f"expected one of {', '.join(with_file)}",
+            f"Nothing to download for {args.model!r}",
+            found=f"expected one of {', '.join(fetchable)}",
             kept="Nothing was changed",
             todo="The embedded detector needs no file; `bfr models list` says where others are published",
         )
+    spec, known = fetchable[args.model]
     target = args.out / known.name
     with tqdm(unit="B", unit_scale=True, disable=None, desc=known.name) as bar:
 
@@ -134,7 +144,7 @@ def _models_fetch(args: argparse.Namespace) -> int:
 
         fetched = download(known.url, target, sha256=known.sha256, on_progress=progress)
     state = "fetched" if fetched else "there already"
-    show(f"{target}: {state}, sha256 {known.sha256}, licence {backend.licence}, from {known.source}")
+    show(f"{target}: {state}, sha256 {known.sha256}, licence {spec.licence}, from {known.source}")
     return 0
 
 

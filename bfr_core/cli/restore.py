@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import BfrError
-from ..faces.detect import BACKENDS
 from ..media.clips import is_clip
+from ..models.registry import specs
 from ..registry import Config, Method, Param, get_method, methods
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, say, show, write_json
@@ -63,7 +63,8 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="in place of the embedded ones; a folder where they are several"
     )
-    parser.add_argument("--detector", default="embedded", help=f"{', '.join(BACKENDS)} (%(default)s)")
+    detectors = ", ".join(spec.id for spec in specs("detector"))
+    parser.add_argument("--detector", default="embedded", help=f"{detectors} (%(default)s)")
     parser.add_argument("--detector-weights", type=Path, metavar="FILE", help="the detector's file, where it needs one")
     parser.add_argument("--threshold", type=float, help="least confidence of a face (the detector's own)")
     parser.add_argument("--aligned", action="store_true", help="each picture is one aligned face: detect nothing")

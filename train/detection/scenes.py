@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from bfr_core.backends.detectors.embedded import MIRRORED_POINTS
 from bfr_core.errors import InputMediaError, SettingsError
-from bfr_core.faces.backends.embedded import MIRRORED_POINTS
 from bfr_core.networks.face_detector import STRIDES
 
 from ..data import Examples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bfr_core.faces.backends.embedded import EmbeddedDetector
+from bfr_core.backends.detectors.embedded import EmbeddedDetector
 from bfr_core.faces.detect import check_frames
 from bfr_core.networks.face_detector import FaceCascade, fold
 from bfr_core.types import Face

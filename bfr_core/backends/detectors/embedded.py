@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...faces.detect import check_frames
+from ...faces.passes import Candidates, Pass, merge, plan, to_frame
+from ...models.spec import Checkpoint, ModelSpec, has_all
 from ...networks.face_detector import FaceCascade, FaceRefinerNet
 from ...types import Face
-from ...weights import fill, load_embedded, load_state
-from ..detect import check_frames
-from ..passes import Candidates, Pass, merge, plan, to_frame
 
 THRESHOLD = 0.8
 TINY_PX, TINY_THRESHOLD = 20.0, 0.9
@@ -35,18 +34,14 @@ class EmbeddedDetector:
     """Ours, on torch.
 
     Args:
-        path: weights of `FaceCascade`; None for those that come with the package.
-        device: where it computes.
+        net: filled, frozen, where it is to compute.
     """
 
     name = "embedded"
 
-    def __init__(self, path: Path | None, device: torch.device) -> None:
-        self.net = FaceCascade()
-        state = load_embedded("detector") if path is None else load_state(path)
-        fill(self.net, state, what="the embedded face detector")
-        self.net.eval().requires_grad_(False)
-        self.to_device(device)
+    def __init__(self, net: FaceCascade) -> None:
+        self.net = net
+        self.to_device(next(net.parameters()).device)
 
     def to_device(self, device: torch.device | str) -> None:
         """Move the networks."""
@@ -165,3 +160,19 @@ def _resize(pictures: Tensor, at: Pass) -> Tensor:
     if (height, width) == (2 * at.height, 2 * at.width):
         return F.avg_pool2d(pictures, 2)
     return F.interpolate(pictures, (at.height, at.width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _load(checkpoint: Checkpoint) -> EmbeddedDetector:
+    return EmbeddedDetector(checkpoint.fill(FaceCascade))
+
+
+SPEC = ModelSpec(
+    "embedded",
+    "detector",
+    "Ours, comes with the package",
+    "MIT",
+    _load,
+    embedded=("detector",),
+    detect=has_all("search.out.weight", "refine.out.weight"),
+    order=0,
+)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from ...faces.detect import check_frames
+from ...faces.passes import Candidates, Pass, merge, plan, to_frame
 from ...types import Face
-from ..detect import check_frames
-from ..passes import Candidates, Pass, merge, plan, to_frame
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Boxes (N, 4) x0, y0, x1, y1; points (N, 5, 2); scores (N,)."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...errors import WeightsError
+from ...models.spec import KnownFile, ModelSpec
 from ...types import Face
-from .arrays import Found, detect_each
+from ._pictures import Found, detect_each
 
 THRESHOLD = 0.7
 _NMS = 0.4
@@ -22,12 +23,11 @@ class YuNetDetector:
 
     Args:
         path: ONNX file.
-        device: ignored.
     """
 
     name = "yunet"
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    def __init__(self, path: Path) -> None:
         try:
             self._detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), THRESHOLD, _NMS)
         except cv2.error as error:
@@ -53,3 +53,30 @@ class YuNetDetector:
         # x, y, w, h; the points in the order of POINT_NAMES; the score.
         boxes = np.concatenate((rows[:, :2], rows[:, :2] + rows[:, 2:4]), 1)
         return boxes, rows[:, 4:14].reshape(-1, 5, 2), rows[:, 14]
+
+
+SPEC = ModelSpec(
+    "yunet",
+    "detector",
+    "YuNet (OpenCV)",
+    "MIT or Apache-2.0, by file",
+    lambda checkpoint: YuNetDetector(checkpoint.path),
+    (
+        KnownFile(
+            "yunet_n_dynamic.onnx",
+            "104ee26c71d5c270ce79a6b3dced91c91013260d29a6bf18f9296c5b8c4c2b12",
+            "ShiqiYu/libfacedetection.train, onnx/yunet_n_dynamic.onnx",
+        ),
+        KnownFile(
+            "face_detection_yunet_2023mar.onnx",
+            "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+            "opencv/opencv_zoo, models/face_detection_yunet",
+            "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/"
+            "face_detection_yunet_2023mar.onnx",
+        ),
+    ),
+    needs=("cv2",),
+    install="pip install opencv-python",
+    suffixes=(".onnx",),
+    order=10,
+)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import DetectorError, WeightsError
+from ...errors import ModelError, WeightsError
+from ...models.spec import Checkpoint, KnownFile, ModelSpec
 from ...types import Face
-from .arrays import Found, detect_each
+from ._pictures import Found, detect_each
 
 THRESHOLD = 0.5
 
@@ -21,20 +24,12 @@ class ScrfdDetector:
     Args:
         path: ONNX file.
         device: a CUDA device is used where ONNX Runtime has one.
+        get_model: insightface's.
     """
 
     name = "insightface"
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        try:
-            from insightface.model_zoo import get_model
-        except ImportError as error:
-            raise DetectorError(
-                "The detector insightface cannot run here",
-                found=f"importing it failed: {error}; expected insightface >= 0.7.3 and onnxruntime",
-                kept="Nothing was changed and no other detector is used in its place",
-                todo="Run `pip install 'bfr-faces[insightface]'`, or choose the detector embedded",
-            ) from error
+    def __init__(self, path: Path, device: torch.device, get_model: Callable[..., Any]) -> None:
         self._get_model, self._path = get_model, path
         self.to_device(device)
 
@@ -70,3 +65,36 @@ class ScrfdDetector:
             )
         boxes = np.asarray(boxes, np.float64).reshape(-1, 5)
         return boxes[:, :4], np.asarray(points, np.float64).reshape(-1, 5, 2), boxes[:, 4]
+
+
+def _load(checkpoint: Checkpoint) -> ScrfdDetector:
+    try:
+        from insightface.model_zoo import get_model
+    except ImportError as error:
+        raise ModelError(
+            "The detector insightface cannot run here",
+            found=f"importing it failed: {error}; expected insightface >= 0.7.3 and onnxruntime",
+            kept="Nothing was changed and no other detector is used in its place",
+            todo=f"Run `{SPEC.install}`, or choose the detector embedded",
+        ) from error
+    return ScrfdDetector(checkpoint.path, checkpoint.device, get_model)
+
+
+SPEC = ModelSpec(
+    "insightface",
+    "detector",
+    "SCRFD (InsightFace)",
+    "non-commercial research",
+    _load,
+    (
+        KnownFile(
+            "det_10g.onnx",
+            "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
+            "deepinsight/insightface, release v0.7, in buffalo_l.zip",
+        ),
+    ),
+    needs=("insightface", "onnxruntime"),
+    install="pip install 'bfr-faces[insightface]'",
+    suffixes=(".onnx",),
+    order=20,
+)

@@ -1,1 +1,0 @@
-"""The detectors, one module each; `bfr_core.faces.detect` opens them by name."""
