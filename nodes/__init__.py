@@ -7,9 +7,10 @@ from .compare import CompareFaces
 from .compat import ComfyExtension, io
 from .composite import CompositeFaces
 from .degrade import DegradeFaces
-from .detect import AlignFaces, DetectFaces, LoadDetector
+from .detect import AlignFaces, DetectFaces
 from .guidance import CombineGuidanceMasks, FacePartMask, GuidanceMask, IdentityGuideNode, PreviewGuidanceMask
 from .host import register_folders
+from .loaders import LoadDetector
 from .people import IdentityDriftGate, SelectPerson
 from .picture import RestoreImage
 from .pltrans import LoadPLTransLatent, PLTransDecode, PLTransLatent, PLTransMix, PLTransSample, SavePLTransLatent

@@ -9,11 +9,10 @@ import torch
 from ..bfr_core.errors import InputMediaError, SettingsError
 from ..bfr_core.faces.align import align_faces
 from ..bfr_core.faces.select import borrow_points, select_faces
-from ..bfr_core.models.registry import specs
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .host import check_cancel, join_image, split_image, to_host
-from .models import AUTOMATIC, detector_files, file_stamp, get_detector
+from .models import get_detector
 from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket
 
 
@@ -43,47 +42,6 @@ def resolve_faces(
     if given is None:
         return found
     return [borrow_points(drawn, detected) for drawn, detected in zip(given, found, strict=True)]
-
-
-class LoadDetector(io.ComfyNode):
-    """Choose what finds the faces."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node."""
-        return schema(
-            node_id="BFR_LoadDetector",
-            display_name="Load Face Detector",
-            category=CATEGORY,
-            description="Choose what finds the faces. 'embedded' comes with the pack and was trained on degraded "
-            "faces; the others need an extra package or a file in models/facedetection, and say which.",
-            search_aliases=["face detection", "yunet", "retinaface", "scrfd"],
-            inputs=[
-                option(
-                    io.Combo,
-                    "detector",
-                    options=[spec.id for spec in specs("detector")],
-                    tooltip="What finds the faces; embedded needs no file",
-                ),
-                option(
-                    io.Combo,
-                    "file",
-                    options=detector_files(),
-                    tooltip="automatic: the weights of the pack, or a known file in models/facedetection",
-                ),
-            ],
-            outputs=[DetectorSocket.Output(display_name="detector", tooltip="For Detect Faces and Restore Faces")],
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, file: str | None = AUTOMATIC, **_: Any) -> float:
-        """Run again when the file was replaced."""
-        return file_stamp("facedetection", file)
-
-    @classmethod
-    def execute(cls, detector: str, file: str = AUTOMATIC) -> io.NodeOutput:
-        """Load the detector."""
-        return io.NodeOutput(get_detector(detector, file))
 
 
 class DetectFaces(io.ComfyNode):

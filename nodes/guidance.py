@@ -17,12 +17,11 @@ from .models import (
     FIVE_POINTS,
     LoadedRestorer,
     file_stamp,
+    files_of,
     get_detector,
     get_landmarks,
     get_recogniser,
     get_restorer,
-    landmark_files,
-    recogniser_files,
 )
 from .restore import SEED, SEED_HELP, batch_seeds, default_config
 from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, RestorerSocket
@@ -112,7 +111,7 @@ class FacePartMask(io.ComfyNode):
                     tooltip="Moves the outlines of eyes, brows, mouth and nose outwards, as a share of the crop's side",
                 ),
                 option(
-                    io.Combo, "landmarks", options=landmark_files(),
+                    io.Combo, "landmarks", options=files_of("landmarker"),
                     tooltip="five points: those of the detector; else a network in models/facedetection, such as "
                     "alignment_WFLW_4HG.pth",
                 ),
@@ -123,7 +122,7 @@ class FacePartMask(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, landmarks: str | None = FIVE_POINTS, **_: Any) -> float:
         """Run again when the landmark network was replaced."""
-        return file_stamp("facedetection", landmarks)
+        return file_stamp("landmarker", landmarks)
 
     @classmethod
     def execute(
@@ -234,7 +233,7 @@ class IdentityGuideNode(io.ComfyNode):
             inputs=[
                 RestorerSocket.Input("restorer", tooltip="Of Diffuse-and-Restore or CLR-Face"),
                 option(
-                    io.Combo, "recogniser", options=recogniser_files(),
+                    io.Combo, "recogniser", options=files_of("recognizer"),
                     tooltip="embedded: comes with the pack; else an ArcFace file for torch in models/insightface, such "
                     "as model_ir_se50.pth",
                 ),
@@ -256,7 +255,7 @@ class IdentityGuideNode(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, recogniser: str | None = EMBEDDED, **_: Any) -> float:
         """Run again when the recogniser's file was replaced."""
-        return file_stamp("insightface", recogniser)
+        return file_stamp("recognizer", recogniser)
 
     @classmethod
     def execute(

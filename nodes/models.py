@@ -1,4 +1,4 @@
-"""Loading detectors and restorers for nodes, once for each file, under the host's model management."""
+"""Getting models for nodes from the one loader, under the host's model management."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..bfr_core.errors import SettingsError, WeightsError
+from ..bfr_core.models.loader import file_time, load
+from ..bfr_core.models.registry import get_spec, specs
 from ..bfr_core.registry import get_method, methods
 from .host import Managed, device, model_files, model_folders, model_path
 
 if TYPE_CHECKING:
     from ..bfr_core.diffusion.guidance import IdentityGuide
-    from ..bfr_core.faces.detect import Detector
-    from ..bfr_core.faces.identity import FaceRecogniser
-    from ..bfr_core.metrics.landmarks import FanLandmarks
+    from ..bfr_core.faces.identity import RecognizerNet
+    from ..bfr_core.models.roles import FaceDetector, FaceLandmarker
     from ..bfr_core.restorer import Restorer
 
 EMBEDDED = "embedded"
@@ -31,9 +30,16 @@ FIVE_POINTS = "five points"
 _FIRST = "irn"
 """The method that lists begin with, and so start from: it needs one pass and no file."""
 
-_FOLDER = "facerestore_models"
-_RECOGNISERS = "insightface"
-_LANDMARKS = "facedetection"
+_FOLDERS = {
+    "detector": "facedetection",
+    "landmarker": "facedetection",
+    "recognizer": "insightface",
+    "restorer": "facerestore_models",
+}
+"""The model folder of each role that nodes choose files of."""
+
+_WITHOUT = {"detector": AUTOMATIC, "landmarker": FIVE_POINTS, "recognizer": EMBEDDED, "restorer": EMBEDDED}
+"""The choice that stands for no file of one's own, the first of each list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +58,6 @@ class LoadedRestorer:
         return LoadedRestorer(self.restorer.guided(guide), self.managed)
 
 
-# Each entry carries the time of its file: a replaced file takes the place of the old one in memory.
-_restorers: dict[tuple[str, str], tuple[float, LoadedRestorer]] = {}
-_detectors: dict[tuple[str, str], tuple[float, Detector]] = {}
-_recognisers: dict[str, tuple[float, FaceRecogniser]] = {}
-_landmarks: dict[str, tuple[float, FanLandmarks]] = {}
-
-
 def method_choices(*, embedded_only: bool = False) -> list[str]:
     """Return every method and config as `method/config`: those that need no file first, the default one before all."""
     pairs = [(method, config) for method in methods().values() for config in method.configs]
@@ -66,10 +65,16 @@ def method_choices(*, embedded_only: bool = False) -> list[str]:
     return [f"{method.id}/{config.name}" for method, config in pairs if config.embedded or not embedded_only]
 
 
+def files_of(role: str) -> list[str]:
+    """Return the choices of files of a role: the one that stands for none, then those that one of its models reads."""
+    suffixes = tuple({suffix for spec in specs(role) for suffix in spec.suffixes})
+    return [_WITHOUT[role], *(file for file in model_files(_FOLDERS[role]) if file.lower().endswith(suffixes))]
+
+
 def restorer_files() -> list[str]:
     """Return the choices of restorer weights: embedded, each folder that holds the parts of a network, each file."""
-    files = model_files(_FOLDER)
-    return [EMBEDDED, *_part_folders(files), *files]
+    first, *files = files_of("restorer")
+    return [first, *_part_folders(files), *files]
 
 
 def _part_folders(files: list[str]) -> dict[str, str]:
@@ -88,24 +93,20 @@ def _part_folders(files: list[str]) -> dict[str, str]:
     }
 
 
-def _restorer_path(choice: str | None) -> Path | None:
-    """Return the file or folder behind a choice of restorer weights, None for the embedded ones.
+def _path_of(role: str, choice: str | None) -> Path | None:
+    """Return the file or folder behind a choice, None for the one that stands for none.
 
     Raises:
         WeightsError: it is there no longer.
     """
-    if choice in (None, EMBEDDED):
+    folder = _FOLDERS[role]
+    if choice in (None, _WITHOUT[role]):
         return None
     if choice.endswith("/"):
         # A folder that no longer holds the parts is asked for as a file, which says where it was looked for.
-        member = _part_folders(model_files(_FOLDER)).get(choice)
-        return model_path(_FOLDER, member).parent if member else model_path(_FOLDER, choice)
-    return model_path(_FOLDER, choice)
-
-
-def detector_files() -> list[str]:
-    """Return the choices of detector weights."""
-    return [AUTOMATIC, *model_files("facedetection")]
+        member = _part_folders(model_files(folder)).get(choice)
+        return model_path(folder, member).parent if member else model_path(folder, choice)
+    return model_path(folder, choice)
 
 
 def get_restorer(choice: str, file: str = EMBEDDED) -> LoadedRestorer:
@@ -115,8 +116,6 @@ def get_restorer(choice: str, file: str = EMBEDDED) -> LoadedRestorer:
         SettingsError: the choice is unknown.
         WeightsError: the weights cannot be used.
     """
-    from ..bfr_core.restorer import load_restorer
-
     if choice not in method_choices():
         raise SettingsError(
             f"Unknown restorer {choice!r}",
@@ -136,91 +135,46 @@ def get_restorer(choice: str, file: str = EMBEDDED) -> LoadedRestorer:
             kept="Nothing was started",
             todo=f"Choose yours in Load Face Restorer{where}, or one of {embedded}",
         )
-    path = _restorer_path(file)
-    key, stamp = (choice, file), _stamp(path)
-    if key not in _restorers or _restorers[key][0] != stamp:
-        restorer = load_restorer(method, config, weights=path)
-        _restorers[key] = stamp, LoadedRestorer(restorer, Managed(restorer.net))
-    return _restorers[key][1]
+    return load(get_spec("restorer", method), _path_of("restorer", file), config=config, wrap=_managed)
 
 
-def get_detector(name: str = EMBEDDED, file: str = AUTOMATIC) -> Detector:
+def _managed(restorer: Restorer) -> LoadedRestorer:
+    return LoadedRestorer(restorer, Managed(restorer.net))
+
+
+def get_detector(name: str = EMBEDDED, file: str = AUTOMATIC) -> FaceDetector:
     """Return the detector called `name`, loaded on first use and again when its file changes.
 
     Raises:
-        DetectorError: it cannot run here.
+        ModelError: it cannot run here.
         WeightsError: its file cannot be used.
     """
-    from ..bfr_core.faces.detect import load_detector
-
-    path = None if file == AUTOMATIC else model_path("facedetection", file)
-    key, stamp = (name, file), _stamp(path)
-    if key not in _detectors or _detectors[key][0] != stamp:
-        folders = model_folders("facedetection")
-        _detectors[key] = stamp, load_detector(name, path=path, folders=folders, device=device())
-    return _detectors[key][1]
+    spec, folders = get_spec("detector", name), model_folders(_FOLDERS["detector"])
+    return load(spec, _path_of("detector", file), folders=folders, device=device())
 
 
-def recogniser_files() -> list[str]:
-    """Return the choices of face recognisers."""
-    return [EMBEDDED, *model_files(_RECOGNISERS)]
-
-
-def get_recogniser(file: str = EMBEDDED) -> FaceRecogniser:
+def get_recogniser(file: str = EMBEDDED) -> RecognizerNet:
     """Return the face recogniser in a file, loaded on first use and again when it changes.
 
     Raises:
         WeightsError: its file cannot be used.
     """
-    from ..bfr_core.faces.identity import embedded_recogniser, load_recogniser
-
-    with torch.inference_mode(False):  # it is there for gradients
-        if file == EMBEDDED:
-            return embedded_recogniser()
-        path = model_path(_RECOGNISERS, file)
-        stamp = path.stat().st_mtime
-        if file not in _recognisers or _recognisers[file][0] != stamp:
-            _recognisers[file] = stamp, load_recogniser(path)
-        return _recognisers[file][1]
+    return load("recognizer", _path_of("recognizer", file))
 
 
-def landmark_files() -> list[str]:
-    """Return the choices of landmark networks."""
-    return [FIVE_POINTS, *(file for file in model_files(_LANDMARKS) if not file.lower().endswith(".onnx"))]
-
-
-def get_landmarks(file: str) -> FanLandmarks:
+def get_landmarks(file: str) -> FaceLandmarker:
     """Return the landmark network in a file, loaded on first use and again when it changes.
 
     Raises:
         WeightsError: its file cannot be used, or holds another network.
     """
-    from ..bfr_core.metrics.landmarks import FanLandmarks
-
-    path = model_path(_LANDMARKS, file)
-    stamp = path.stat().st_mtime
-    if file not in _landmarks or _landmarks[file][0] != stamp:
-        _landmarks[file] = stamp, FanLandmarks.load(path)
-    return _landmarks[file][1]
+    return load("landmarker", _path_of("landmarker", file))
 
 
-def file_stamp(folder: str, file: str | None) -> float:
+def file_stamp(role: str, choice: str | None) -> float:
     """Return what changes when the file of a choice is replaced, so that the host runs its loader again.
 
     A choice that comes over a link is None here; the node that gives it has a fingerprint of its own.
     """
-    if file in (None, EMBEDDED, AUTOMATIC, FIVE_POINTS):
-        return 0.0
-    return _stamp(_restorer_path(file) if folder == _FOLDER else model_path(folder, file))
-
-
-def _stamp(path: Path | None) -> float:
-    """Return the time of a file; of a folder, or of a file that belongs to others beside it, the sum of all of them."""
-    from ..bfr_core.weights.parts import candidates
-
-    if path is None:
-        return 0.0
-    names = {Path(part.file).stem for method in methods().values() for part in method.parts}
-    if path.is_dir() or path.stem in names:
-        return sum(file.stat().st_mtime for file in candidates(path if path.is_dir() else path.parent))
-    return path.stat().st_mtime
+    path = _path_of(role, choice)
+    return 0.0 if path is None else file_time(path, *specs(role))

@@ -10,11 +10,11 @@ import torch
 from ..bfr_core.errors import InputMediaError
 from .compat import io, option, schema
 from .host import check_cancel, join_image, split_image
-from .models import EMBEDDED, file_stamp, get_detector, get_recogniser, recogniser_files
+from .models import EMBEDDED, file_stamp, files_of, get_detector, get_recogniser
 from .types import CATEGORY, Crops, CropsSocket, DetectorSocket
 
 if TYPE_CHECKING:
-    from ..bfr_core.faces.identity import FaceRecogniser
+    from ..bfr_core.faces.identity import RecognizerNet
     from ..bfr_core.faces.people import People
 
 _EMPTY = 512
@@ -82,7 +82,7 @@ class SelectPerson(io.ComfyNode):
                     "report tells that of every face",
                 ),
                 option(
-                    io.Combo, "recogniser", options=recogniser_files(),
+                    io.Combo, "recogniser", options=files_of("recognizer"),
                     tooltip="embedded: comes with the pack; else an ArcFace file for torch in models/insightface, such "
                     "as model_ir_se50.pth",
                 ),
@@ -100,7 +100,7 @@ class SelectPerson(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, recogniser: str | None = EMBEDDED, **_: Any) -> float:
         """Run again when the recogniser's file was replaced."""
-        return file_stamp("insightface", recogniser)
+        return file_stamp("recognizer", recogniser)
 
     @classmethod
     def execute(
@@ -150,7 +150,7 @@ class IdentityDriftGate(io.ComfyNode):
                     tooltip=f"0: the same person, about 1: somebody else. Usual is {USUAL_DRIFT}",
                 ),
                 option(
-                    io.Combo, "recogniser", options=recogniser_files(),
+                    io.Combo, "recogniser", options=files_of("recognizer"),
                     tooltip="embedded: comes with the pack; else an ArcFace file for torch in models/insightface, such "
                     "as model_ir_se50.pth",
                 ),
@@ -164,7 +164,7 @@ class IdentityDriftGate(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, recogniser: str | None = EMBEDDED, **_: Any) -> float:
         """Run again when the recogniser's file was replaced."""
-        return file_stamp("insightface", recogniser)
+        return file_stamp("recognizer", recogniser)
 
     @classmethod
     def execute(
@@ -190,6 +190,6 @@ class IdentityDriftGate(io.ComfyNode):
         return io.NodeOutput(join_image(torch.stack(faces) if faces else new), report)
 
 
-def _recogniser(choice: str) -> tuple[FaceRecogniser, str]:
+def _recogniser(choice: str) -> tuple[RecognizerNet, str]:
     network = get_recogniser(choice)
     return network, "embedded recogniser" if choice == EMBEDDED else f"{network.title} ({choice})"

@@ -56,7 +56,7 @@ class LoadRestorer(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, weights: str | None = EMBEDDED, **_: Any) -> float:
         """Run again when the file was replaced."""
-        return file_stamp("facerestore_models", weights)
+        return file_stamp("restorer", weights)
 
     @classmethod
     def execute(cls, method: str, weights: str = EMBEDDED) -> io.NodeOutput:

@@ -142,7 +142,7 @@ def test_identity_needs_no_file(folders, tmp_path, capsys):
 @opens_pickles
 def test_a_recogniser_among_the_weights_comes_before_the_embedded_one(tmp_path, shared):
     (tmp_path / "mobilefacenet.pt").symlink_to(shared / "weights" / "mobilefacenet.pt")
-    assert Tools(tmp_path).title_of("recogniser") == "MobileFaceNet"
+    assert Tools(tmp_path).title_of("recognizer") == "MobileFaceNet"
 
 
 @opens_pickles
@@ -394,8 +394,8 @@ def test_98_points_and_expressions_by_hand(folders, tmp_path, faces):
         (tmp_path / name).write_bytes(b"")
     grid = torch.arange(98.0).double()[:, None] * torch.tensor([1.0, 0.5]).double()
     tools = Tools(tmp_path)
-    vars(tools)["fan"] = lambda x: (grid + 100 * x.double().mean())[None]
-    vars(tools)["emotion"] = lambda x: (x.mean((1, 2, 3)) > 0.5).long()
+    vars(tools)["landmarker"] = lambda x: (grid + 100 * x.double().mean())[None]
+    vars(tools)["expression"] = lambda x: (x.mean((1, 2, 3)) > 0.5).long()
     for index, (bright, true) in enumerate([(0.6, 0.7), (0.4, 0.6), (0.2, 0.2)]):
         for side, value in (("restored", bright), ("truth", true)):
             write(folders[side] / f"{index}.png", np.full((SIDE, SIDE, 3), round(255 * value), np.uint8))

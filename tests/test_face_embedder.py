@@ -14,17 +14,17 @@ from bfr_core.degrade.chain import degrade, fixed
 from bfr_core.faces.align import align_face
 from bfr_core.faces.detect import load_detector
 from bfr_core.faces.identity import (
-    EMBEDDED,
     drift,
     embed,
-    embedded_recogniser,
+    embedded_recognizer,
     identities,
     identity_cosine,
-    load_recogniser,
+    load_recognizer,
 )
 from bfr_core.faces.people import People
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.metrics.verification import accepted_at, agreement, roc_area, verification
+from bfr_core.models import loader
 from bfr_core.networks.face_detector import fold
 from bfr_core.networks.face_embedder import FaceEmbedder
 from bfr_core.weights import embedded, read_card
@@ -65,7 +65,7 @@ def test_it_is_small_and_its_card_fits():
     path, card = embedded("recogniser"), read_card("recogniser")
     assert path.stat().st_size <= 2_000_000
     assert card.parameters < 1_000_000 and card.method == "recogniser"
-    assert load_recogniser(path).title == EMBEDDED.title
+    assert load_recognizer(path).title == "embedded recogniser"
 
 
 def test_folded_it_computes_the_same_as_in_training():
@@ -94,7 +94,7 @@ def test_every_place_of_the_face_has_weights_of_its_own():
 
 
 def test_the_embedding_has_unit_length_and_a_finite_gradient(astronaut):
-    recogniser = embedded_recogniser()
+    recogniser = embedded_recognizer()
     x = astronaut.clone().requires_grad_()
     vector = embed(recogniser, x)
     assert vector.shape == (1, 128) and vector.dtype == torch.float32
@@ -107,7 +107,7 @@ def test_the_embedding_has_unit_length_and_a_finite_gradient(astronaut):
 
 def test_the_gradient_is_the_slope():
     """Smooth: central differences in float64 agree along any direction, which kinks would spoil."""
-    net = load_recogniser(embedded("recogniser")).net.double()
+    net = load_recognizer(embedded("recogniser")).net.double()
     generator = torch.Generator().manual_seed(1)
     x, way = (torch.rand(1, 3, 96, 96, generator=generator, dtype=torch.float64) * 2 - 1 for _ in range(2))
 
@@ -121,11 +121,11 @@ def test_the_gradient_is_the_slope():
     assert (slope * way).sum().item() == pytest.approx(rise.item(), rel=1e-4)
 
 
-def test_it_is_loaded_once_and_can_guide_whoever_asked_first():
-    embedded_recogniser.__globals__["_embedded_on"].cache_clear()
+def test_it_is_loaded_once_and_can_guide_whoever_asked_first(monkeypatch):
+    monkeypatch.setattr(loader, "_kept", {})
     with torch.inference_mode():
-        first = embedded_recogniser()
-    assert embedded_recogniser() is first and embedded_recogniser("cpu") is first
+        first = embedded_recognizer()
+    assert embedded_recognizer() is first and embedded_recognizer("cpu") is first
     assert not any(weight.is_inference() for weight in first.parameters())
 
 
@@ -133,7 +133,7 @@ def test_it_is_loaded_once_and_can_guide_whoever_asked_first():
 
 
 def test_a_degraded_astronaut_is_still_more_herself_than_anybody_else(astronaut, people):
-    recogniser = embedded_recogniser()
+    recogniser = embedded_recognizer()
     worse = tensor(degrade(to_array(astronaut), fixed(8, jpeg_quality=60)))
     wanted = People.of(recogniser, "embedded", only=identities(recogniser, astronaut))
     found = wanted.find(torch.cat([people, worse]))
@@ -143,7 +143,7 @@ def test_a_degraded_astronaut_is_still_more_herself_than_anybody_else(astronaut,
 
 def test_selection_by_a_reference_finds_everybody(people):
     """Each shrunk to an eighth, among all the others as they are."""
-    recogniser = embedded_recogniser()
+    recogniser = embedded_recognizer()
     views = nn.functional.interpolate(people, scale_factor=0.125, mode="area")
     vectors = identities(recogniser, views)
     for number, vector in enumerate(vectors):
@@ -152,7 +152,7 @@ def test_selection_by_a_reference_finds_everybody(people):
 
 
 def test_drift_grows_with_the_damage_and_is_nought_without(astronaut, people):
-    recogniser = embedded_recogniser()
+    recogniser = embedded_recognizer()
     image = to_array(astronaut)
     views = [tensor(degrade(image, fixed(factor))) for factor in (2, 8, 32)]
     moved = [drift(recogniser, astronaut, after).item() for after in (tensor(image), *views, people[:1])]
@@ -162,9 +162,9 @@ def test_drift_grows_with_the_damage_and_is_nought_without(astronaut, people):
 
 @opens_pickles
 def test_it_agrees_with_its_teacher_about_people_it_never_saw(people, shared):
-    teacher = load_recogniser(shared / "weights" / "mobilefacenet.pt")
+    teacher = load_recognizer(shared / "weights" / "mobilefacenet.pt")
     with torch.no_grad():
-        ours, theirs = embed(embedded_recogniser(), people), embed(teacher, people)
+        ours, theirs = embed(embedded_recognizer(), people), embed(teacher, people)
     cosines = (ours @ theirs.T).numpy()
     others = cosines[~np.eye(len(people), dtype=bool)]
     # A person's two embeddings against those of two people; chance is 0.5 and 0.
@@ -181,7 +181,7 @@ def test_the_card_says_how_well_it_tells_people_apart_beside_its_teacher():
 
 
 def test_identity_cosine_of_a_face_with_itself_is_one(astronaut):
-    assert identity_cosine(embedded_recogniser(), astronaut, astronaut).item() == pytest.approx(1, abs=1e-5)
+    assert identity_cosine(embedded_recognizer(), astronaut, astronaut).item() == pytest.approx(1, abs=1e-5)
 
 
 # Verification -----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from bfr_core.diffusion.guidance import (
 )
 from bfr_core.errors import InputMediaError, SettingsError
 from bfr_core.faces import identity
-from bfr_core.faces.identity import embed, load_recogniser
+from bfr_core.faces.identity import embed, load_recognizer
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.pipeline import Options, restore_frame, restore_whole
 from bfr_core.registry import GUIDANCE, MASK, Config, Input, Method, Param, get_method
@@ -81,8 +81,8 @@ def unit(rows: int, seed: int = 9) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def mobile(shared) -> identity.FaceRecogniser:
-    return load_recogniser(shared / "weights" / "mobilefacenet.pt")
+def mobile(shared) -> identity.RecognizerNet:
+    return load_recognizer(shared / "weights" / "mobilefacenet.pt")
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def test_unfit_guides_are_refused(fields):
 
 
 def test_without_a_guide_the_embedded_recogniser_guides(monkeypatch):
-    monkeypatch.setattr(identity, "embedded_recogniser", lambda device: ("embedded on", device))
+    monkeypatch.setattr(identity, "embedded_recognizer", lambda device: ("embedded on", device))
     device = torch.device("cpu")
     assert guide_or_embedded(None, device).recogniser == ("embedded on", device)
     given = small_guide()

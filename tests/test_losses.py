@@ -15,8 +15,9 @@ from scipy.stats import norm
 from torch import nn
 from torch.nn import functional as F
 
+from bfr_core.backends.recognizers.mobilefacenet import LAYOUT
 from bfr_core.errors import SettingsError
-from bfr_core.faces.identity import MOBILEFACENET, FaceRecogniser, embed, load_recogniser
+from bfr_core.faces.identity import RecognizerNet, embed, load_recognizer
 from bfr_core.metrics.lpips import Lpips
 from bfr_core.networks.discriminators import PatchDiscriminator
 from bfr_core.networks.mobilefacenet import MobileFaceNet
@@ -44,7 +45,7 @@ def softplus(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def recogniser() -> FaceRecogniser:
+def recogniser() -> RecognizerNet:
     """MobileFaceNet without knowledge of faces: the loss must not need any."""
     torch.manual_seed(0)
     net = MobileFaceNet()
@@ -52,7 +53,7 @@ def recogniser() -> FaceRecogniser:
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    return FaceRecogniser(net, MOBILEFACENET)
+    return RecognizerNet(net, LAYOUT)
 
 
 # Pixels ----------------------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def test_identity_moves_the_output_only(recogniser):
 def test_a_stranger_costs_more_than_the_same_person(shared):
     import cv2
 
-    recogniser = load_recogniser(shared / "weights" / "mobilefacenet.pt")
+    recogniser = load_recognizer(shared / "weights" / "mobilefacenet.pt")
     files = sorted((shared / "faces" / "pd512" / "val").iterdir())[:3]
     faces = torch.stack([torch.from_numpy(cv2.imread(str(f))[..., ::-1].copy()).permute(2, 0, 1) / 255 for f in files])
     same, other = (losses.identity(recogniser, x, faces).item() for x in (faces.flip(-1), faces.roll(1, 0)))
@@ -217,7 +218,7 @@ def test_heads_without_a_backbone_are_refused(tmp_path, recogniser):
 def test_a_recognisers_layers_count_alike_and_punish_blur_more_than_light(shared):
     import cv2
 
-    recogniser = load_recogniser(shared / "weights" / "mobilefacenet.pt")
+    recogniser = load_recognizer(shared / "weights" / "mobilefacenet.pt")
     file = sorted((shared / "faces" / "free512" / "val").iterdir())[0]
     image = cv2.imread(str(file))[..., ::-1].astype(np.float32) / 255
     blurred = cv2.GaussianBlur(image, (0, 0), 4)

@@ -33,7 +33,7 @@ from bfr_core.metrics.distribution import (
 )
 from bfr_core.metrics.emotion import emotion_accuracy
 from bfr_core.metrics.fidelity import laplacian_variance, psnr, ssim
-from bfr_core.metrics.files import FILES, find
+from bfr_core.metrics.files import files, find
 from bfr_core.metrics.identity import degrees, identity_scores
 from bfr_core.metrics.landmarks import EYE_POINTS, detection_success_rate, lmd, nme
 from bfr_core.metrics.niqe import Niqe, fit_aggd
@@ -515,7 +515,7 @@ def test_metric_files_are_found_by_any_of_their_names(tmp_path):
     (tmp_path / "lpips_heads").mkdir()
     (tmp_path / "lpips_heads" / "vgg.pth").touch()
     assert find(tmp_path, "lpips_heads") == tmp_path / "lpips_heads" / "vgg.pth"
-    for entry in FILES.values():
+    for entry in files().values():
         assert entry.names[0] in entry.todo and entry.source in entry.todo
     with pytest.raises(SettingsError, match="lpips_backbone"):
         find(tmp_path, "vgg")

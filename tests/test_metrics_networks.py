@@ -11,12 +11,13 @@ from marks import opens_pickles
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from bfr_core.backends.expressions.hsemotion import EMOTIONS_7, EMOTIONS_8
+from bfr_core.backends.landmarkers.fan import FanLandmarks, decode_heatmaps
 from bfr_core.errors import InputMediaError, SettingsError, WeightsError
-from bfr_core.metrics.emotion import EMOTIONS_7, EMOTIONS_8, EmotionNet
-from bfr_core.metrics.landmarks import FanLandmarks, decode_heatmaps
 from bfr_core.metrics.lpips import Lpips
+from bfr_core.models.loader import load
 from bfr_core.networks.alexnet import AlexNetFeatures, load_alexnet
-from bfr_core.networks.fan import CoordConv, Fan, load_fan
+from bfr_core.networks.fan import CoordConv, Fan
 from bfr_core.networks.vgg import VggFeatures, load_vgg
 from bfr_core.weights import load_state
 
@@ -295,12 +296,12 @@ def test_fan_loads_with_or_without_batch_counters_and_refuses_others(folder, tmp
     state["l3.bias"] = torch.arange(99.0)
     torch.save({"state_dict": state}, tmp_path / "expanded.pth")
     with pytest.raises(WeightsError, match="claims"):  # one number expanded to a million is no checkpoint
-        load_fan(tmp_path / "expanded.pth")
+        load("landmarker", tmp_path / "expanded.pth")
     torch.save({"state_dict": {k: v.half() for k, v in state.items()}}, tmp_path / "alignment_WFLW_4HG.pth")
-    net = FanLandmarks.load(tmp_path / "alignment_WFLW_4HG.pth").net
+    net = load("landmarker", tmp_path / "alignment_WFLW_4HG.pth").net
     assert torch.equal(net.state_dict()["l3.bias"], torch.arange(99.0))
     with pytest.raises(WeightsError, match=r"alignment_WFLW_4HG\.pth"):
-        load_fan(folder / "vgg_heads.safetensors")
+        load("landmarker", folder / "vgg_heads.safetensors")
 
 
 def test_heatmaps_are_decoded_to_a_quarter_pixel():
@@ -375,7 +376,7 @@ def onnx_classifier(path: Path, weight: np.ndarray, size: int | None) -> Path:
 @pytest.mark.parametrize(("classes", "size"), [(7, 260), (8, 224), (10, None)])
 def test_emotion_net_reads_classes_and_size_from_the_file(classes, size, tmp_path):
     weight = np.random.default_rng(0).normal(size=(classes, 3))
-    net = EmotionNet.load(onnx_classifier(tmp_path / "net.onnx", weight, size))
+    net = load("expression", onnx_classifier(tmp_path / "net.onnx", weight, size))
     assert net.size == (size or 224) and net.names == (EMOTIONS_7 if classes == 7 else EMOTIONS_8)
     faces = torch.rand(3, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 40, 40)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -389,13 +390,13 @@ def test_emotion_net_reads_classes_and_size_from_the_file(classes, size, tmp_pat
 def test_emotion_net_refuses_other_files(tmp_path, shared):
     onnx = onnx_classifier(tmp_path / "classes.onnx", np.ones((5, 3)), 224)
     with pytest.raises(WeightsError, match=r"\(1, 5\).*7 or 8 emotions"):
-        EmotionNet.load(onnx)
+        load("expression", onnx)
     with pytest.raises(WeightsError, match="112 px"):
-        EmotionNet.load(onnx_classifier(tmp_path / "small.onnx", np.ones((8, 3)), 112))
+        load("expression", onnx_classifier(tmp_path / "small.onnx", np.ones((8, 3)), 112))
     with pytest.raises(WeightsError, match="no emotion network"):
-        EmotionNet.load(shared / "weights" / "MobileFaceNet.onnx")
+        load("expression", shared / "weights" / "MobileFaceNet.onnx")
     (tmp_path / "text.onnx").write_bytes(b"<!DOCTYPE html>")
     with pytest.raises(WeightsError, match="cannot read"):
-        EmotionNet.load(tmp_path / "text.onnx")
+        load("expression", tmp_path / "text.onnx")
     with pytest.raises(WeightsError, match=r"no such file.*enet_b0_8_best_vgaf\.onnx"):
-        EmotionNet.load(tmp_path / "none.onnx")
+        load("expression", tmp_path / "none.onnx")

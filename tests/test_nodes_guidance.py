@@ -234,9 +234,10 @@ def test_parts_by_a_landmark_network(setting: SimpleNamespace, crops: Any, monke
         points = torch.rand(98, 2, generator=torch.Generator().manual_seed(2)).double() * 128
         seen: list[torch.Size] = []
         network = lambda faces: seen.append(faces.shape) or points[None]  # noqa: E731
-        landmarks = setting.pack.module("bfr_core.metrics.landmarks")
+        fan = setting.pack.module("bfr_core.backends.landmarkers.fan")
         loads: list[Path] = []
-        monkeypatch.setattr(landmarks.FanLandmarks, "load", lambda path: loads.append(path) or network)
+        told = lambda checkpoint: loads.append(checkpoint.path) or network  # noqa: E731
+        monkeypatch.setattr(fan, "SPEC", replace(fan.SPEC, load=told, detect=None))
         stamps = []
         for stamp in (1000, 1000, 2000):
             os.utime(path, (stamp, stamp))
@@ -325,9 +326,10 @@ def test_a_reference_photo_is_whom_it_steers_to(setting: SimpleNamespace, monkey
 
 
 def test_the_embedded_recogniser_is_the_default(setting: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    identity = setting.pack.module("bfr_core.faces.identity")
     mine = setting.pack.module("nodes.models").get_recogniser("mine.safetensors")
-    monkeypatch.setattr(identity, "embedded_recogniser", lambda: mine)
+    embedded = setting.pack.module("bfr_core.backends.recognizers.embedded")
+    monkeypatch.setattr(embedded, "SPEC", replace(embedded.SPEC, load=lambda checkpoint: mine))
+    monkeypatch.setattr(setting.pack.module("bfr_core.models.loader"), "_kept", {})
     made = run(setting, "IdentityGuide", restorer=setting.clr_face)
     assert made.restorer.guide.recogniser is mine and made.restorer.guide.strength == 1.0
 

@@ -25,7 +25,7 @@ from bfr_core.degrade.chain import degrade, fixed
 from bfr_core.errors import SettingsError
 from bfr_core.faces.align import align_faces
 from bfr_core.faces.detect import load_detector
-from bfr_core.faces.identity import embedded_recogniser
+from bfr_core.faces.identity import embedded_recognizer
 from bfr_core.faces.people import DriftGate, People, usual_least
 from bfr_core.faces.reference import photo_identities
 from bfr_core.faces.select import select_faces
@@ -46,7 +46,7 @@ STRIDE = 320
 
 def numpy_cosine(one: torch.Tensor, other: torch.Tensor) -> float:
     """Embed two aligned faces by the bare network, and compare them in float64."""
-    recogniser = embedded_recogniser()
+    recogniser = embedded_recognizer()
     vectors = []
     for face in (one, other):
         with torch.no_grad():
@@ -133,7 +133,7 @@ def test_only_the_person_in_the_photo_is_restored(desk, tmp_path, capsys):
         "recogniser": "embedded recogniser",
         "only": 1,
         "except": 0,
-        "least_likeness": usual_least(embedded_recogniser()),
+        "least_likeness": usual_least(embedded_recognizer()),
     }
     (photo,) = aligned_face(to_float(read_picture(desk.photos[1])), 512)
     for face, crop in zip(faces, aligned_face(desk.frame, 512), strict=True):
@@ -300,13 +300,13 @@ def test_who_is_chosen_is_what_was_promised(seed, count, wanted, unwanted, least
 
 def test_the_usual_likeness_is_that_of_the_card():
     figures = read_card("recogniser").metrics
-    assert usual_least(embedded_recogniser()) == figures["least_moved_gfpgan"]
-    assert figures["other"] < usual_least(embedded_recogniser()) < 1
+    assert usual_least(embedded_recognizer()) == figures["least_moved_gfpgan"]
+    assert figures["other"] < usual_least(embedded_recognizer()) < 1
     assert figures["auc_moved_gfpgan"] > 0.9
 
 
 def test_unfit_people_are_refused():
-    recogniser, one = embedded_recogniser(), torch.eye(128)[:1]
+    recogniser, one = embedded_recognizer(), torch.eye(128)[:1]
     for only, others, words in ((None, None, "nobody"), (one, one[:, :9], "shape")):
         with pytest.raises(SettingsError, match=words):
             People.of(recogniser, "r", only=only, others=others)
@@ -332,7 +332,7 @@ def test_a_chosen_face_is_restored_as_if_it_were_alone(desk):
         return 1 - faces
 
     detector = load_detector()
-    recogniser = embedded_recogniser()
+    recogniser = embedded_recognizer()
     photo = photo_identities(recogniser, [to_float(read_picture(desk.photos[2]))], detector)
     people = People.of(recogniser, "r", only=photo)
     options = Options(seed=5, people=people)
@@ -347,7 +347,7 @@ def test_a_chosen_face_is_restored_as_if_it_were_alone(desk):
 
 
 def test_half_the_strength_is_half_the_drift_that_is_judged(desk):
-    gate = DriftGate(embedded_recogniser(), "r", 2)
+    gate = DriftGate(embedded_recognizer(), "r", 2)
     drifts = []
     for strength in (0.0, 0.3, 1.0):
         options = Options(strength=strength, gate=gate, max_faces=1)

@@ -15,9 +15,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from bfr_core.backends.recognizers import arcface_resnet18, embedded, ir_se50, iresnet, mobilefacenet, resnet101
 from bfr_core.errors import WeightsError
-from bfr_core.faces import identity
-from bfr_core.faces.identity import FaceRecogniser, Layout, arcface_crop, embed, load_mobilefacenet, load_recogniser
+from bfr_core.faces.identity import RecognizerLayout, RecognizerNet, arcface_crop, embed, load_recognizer
+from bfr_core.models.loader import load
+from bfr_core.models.registry import specs
+from bfr_core.models.spec import ModelSpec
 from bfr_core.networks.arcface_resnet import ArcFaceResNet18, ResNet101, _ArcFaceBlock, _Bottleneck
 from bfr_core.networks.iresnet import DEPTHS, IResNet, _Unit
 from bfr_core.networks.irse import IRSE50, IRBody, IRUnit
@@ -321,7 +324,11 @@ def area_mean(x: np.ndarray, size: int) -> np.ndarray:
     return np.stack([rows[:, a:b].mean(1) for a, b in edges], 1)
 
 
-def seen_by(layout: Layout, faces: torch.Tensor) -> torch.Tensor:
+def layout_of(spec: ModelSpec) -> RecognizerLayout:
+    return spec.load.__self__
+
+
+def seen_by(layout: RecognizerLayout, faces: torch.Tensor) -> torch.Tensor:
     """Return what the network of `layout` is given."""
     return layout.preprocessing.normalise(layout.preprocessing.crop(faces))
 
@@ -329,19 +336,19 @@ def seen_by(layout: Layout, faces: torch.Tensor) -> torch.Tensor:
 def test_ir_se50_sees_rows_35_to_223_of_256(faces):
     half = faces[0].double().permute(1, 2, 0).numpy().reshape(256, 2, 256, 2, 3).mean((1, 3))
     wanted = area_mean(half[35:223, 32:220], 112) * 2 - 1
-    seen = seen_by(identity.IR_SE50, faces)[0].permute(1, 2, 0).numpy()
+    seen = seen_by(ir_se50.LAYOUT, faces)[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(seen, wanted, atol=2e-6)
     # At 256 the published window is cut as it is.
-    seen = seen_by(identity.IR_SE50, torch.from_numpy(half).permute(2, 0, 1)[None].float())[0].permute(1, 2, 0).numpy()
+    seen = seen_by(ir_se50.LAYOUT, torch.from_numpy(half).permute(2, 0, 1)[None].float())[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(seen, wanted, atol=2e-6)
-    assert seen_by(identity.IR_SE50, faces[..., :200, :200]).shape == (1, 3, 112, 112)
+    assert seen_by(ir_se50.LAYOUT, faces[..., :200, :200]).shape == (1, 3, 112, 112)
 
 
 def test_resnet18_sees_gray_of_the_whole_face(faces):
     image = faces[0].permute(1, 2, 0).numpy() * 2 - 1
     gray = image @ np.array([0.2989, 0.5870, 0.1140], np.float32)
     wanted = cv2.resize(gray, (128, 128), interpolation=cv2.INTER_LINEAR)  # OpenCV has no antialias either
-    seen = seen_by(identity.ARCFACE_RESNET18, faces)
+    seen = seen_by(arcface_resnet18.LAYOUT, faces)
     assert seen.shape == (1, 1, 128, 128)
     np.testing.assert_allclose(seen[0, 0].numpy(), wanted, atol=1e-5)
 
@@ -349,20 +356,20 @@ def test_resnet18_sees_gray_of_the_whole_face(faces):
 def test_resnet101_sees_the_whole_face(faces):
     image = faces[0].permute(1, 2, 0).numpy() * 2 - 1
     wanted = cv2.resize(image, (112, 112), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(seen_by(identity.RESNET101, faces)[0].permute(1, 2, 0).numpy(), wanted, atol=1e-4)
+    np.testing.assert_allclose(seen_by(resnet101.LAYOUT, faces)[0].permute(1, 2, 0).numpy(), wanted, atol=1e-4)
 
 
 def test_mobilefacenet_sees_the_arcface_template(faces):
     # 0.1265, 0.1195 and 0.7489 of 512 px.
     cut = faces[..., 61 : 61 + 383, 65 : 65 + 383]
     wanted = F.interpolate(cut, (112, 112), mode="bilinear", antialias=True)
-    assert torch.equal(seen_by(identity.MOBILEFACENET, faces), wanted)
+    assert torch.equal(seen_by(mobilefacenet.LAYOUT, faces), wanted)
     assert torch.equal(arcface_crop(faces), wanted)
 
 
 def test_an_iresnet_and_the_embedded_net_see_the_arcface_template(faces):
     cut = faces[..., 61 : 61 + 383, 65 : 65 + 383]
-    for layout, size in ((identity.IRESNETS[0], 112), (identity.EMBEDDED, 96)):
+    for layout, size in ((layout_of(iresnet.SPECS[0]), 112), (embedded.LAYOUT, 96)):
         wanted = F.interpolate(cut, (size, size), mode="bilinear", antialias=True) * 2 - 1
         torch.testing.assert_close(seen_by(layout, faces), wanted)
 
@@ -381,7 +388,7 @@ def resnet18_file(tmp_path_factory) -> Path:
 
 @opens_pickles
 def test_a_dataparallel_file_loads_and_embeds(resnet18_file, faces):
-    recogniser = load_recogniser(resnet18_file)
+    recogniser = load_recognizer(resnet18_file)
     assert recogniser.title == "ArcFace resnet18" and recogniser.size == 128
     x = faces.clone().requires_grad_()
     vector = embed(recogniser, x)
@@ -394,17 +401,17 @@ def test_a_dataparallel_file_loads_and_embeds(resnet18_file, faces):
     net = quick(ArcFaceResNet18)
     assert all(key.endswith("num_batches_tracked") for key in net.load_state_dict(state, strict=False).missing_keys)
     with torch.no_grad():
-        raw = net(seen_by(identity.ARCFACE_RESNET18, faces))
+        raw = net(seen_by(arcface_resnet18.LAYOUT, faces))
     torch.testing.assert_close(vector.detach(), raw / raw.norm())
 
 
 # Of the iresnets the smallest stands for all: they differ in how many units follow each other.
-LAYOUTS = [layout for layout in identity.LAYOUTS if layout not in identity.IRESNETS[:-1]]
+LAYOUTS = [layout_of(spec) for spec in specs("recognizer") if spec not in iresnet.SPECS[1:]]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.title)
 def test_every_layout_has_a_gradient_and_maps_of_any_size(layout, faces):
-    recogniser = FaceRecogniser(quick(layout.build), layout)
+    recogniser = RecognizerNet(quick(layout.build), layout)
     x = faces[..., ::4, ::4].clone().requires_grad_()
     vector = embed(recogniser, x)
     (vector * torch.linspace(-1, 1, vector.shape[1])).sum().backward()
@@ -418,7 +425,7 @@ def test_every_layout_has_a_gradient_and_maps_of_any_size(layout, faces):
 @opens_pickles
 def test_it_stays_in_evaluation_mode(resnet18_file, faces):
     """Batch statistics would make a face's identity depend on its neighbours."""
-    trainer = nn.Sequential(load_recogniser(resnet18_file))
+    trainer = nn.Sequential(load_recognizer(resnet18_file))
     before = trainer[0].state_dict()["net.bn1.running_mean"].clone()
     trainer.train()
     assert not any(module.training for module in trainer[0].modules())
@@ -431,16 +438,18 @@ def test_it_stays_in_evaluation_mode(resnet18_file, faces):
 @opens_pickles
 def test_the_mobilefacenet_file_is_told_by_its_keys(shared, faces):
     path = shared / "weights" / "mobilefacenet.pt"
-    recogniser = load_recogniser(path)
+    recogniser = load_recognizer(path)
     assert recogniser.title == "MobileFaceNet"
     with torch.no_grad():
-        torch.testing.assert_close(embed(recogniser, faces), embed(load_mobilefacenet(path), faces), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            embed(recogniser, faces), load(mobilefacenet.SPEC, path).net(arcface_crop(faces)), atol=1e-6, rtol=0
+        )
 
 
 @opens_pickles
 def test_maps_lead_to_the_embedding(shared, faces):
     """The last map of MobileFaceNet, through its head, is what `embed` returns: no layer is left out."""
-    recogniser = load_recogniser(shared / "weights" / "mobilefacenet.pt")
+    recogniser = load_recognizer(shared / "weights" / "mobilefacenet.pt")
     net, crop = recogniser.net, recogniser.preprocessing.crop(faces)
     with torch.no_grad():
         head = net.bn(net.conv3(net.gdconv(net.conv2(recogniser.maps(crop)[-1])))).flatten(1)
@@ -450,17 +459,17 @@ def test_maps_lead_to_the_embedding(shared, faces):
 @pytest.mark.parametrize("depth", [18, 34, 50, 100, 200])
 def test_the_depth_of_an_iresnet_is_told_by_its_keys(depth):
     """A deeper file has every key of the shallower ones, and must not be taken for one."""
-    layout = identity.layout_of(published_iresnet(*DEPTHS[depth]))
-    assert layout is not None and layout.title == f"iresnet{depth}" and layout.build.args == (depth,)
+    keys = published_iresnet(*DEPTHS[depth])
+    assert [spec.id for spec in specs("recognizer") if spec.detect and spec.detect(keys)] == [f"iresnet{depth}"]
 
 
 def test_an_iresnet_file_loads_and_embeds(tmp_path, faces):
     net = quick(lambda: IResNet(18))
     save_file({key: value.half() for key, value in net.state_dict().items()}, tmp_path / "backbone.safetensors")
-    recogniser = load_recogniser(tmp_path / "backbone.safetensors")
+    recogniser = load_recognizer(tmp_path / "backbone.safetensors")
     assert recogniser.title == "iresnet18" and recogniser.size == 112
     with torch.no_grad():
-        raw = net(seen_by(identity.IRESNETS[-1], faces))
+        raw = net(seen_by(layout_of(iresnet.SPECS[0]), faces))
     torch.testing.assert_close(embed(recogniser, faces), raw / raw.norm(), atol=5e-3, rtol=0)
 
 
@@ -483,10 +492,10 @@ def test_other_files_are_refused_by_name(tmp_path, state, says):
     path = tmp_path / "other.safetensors"
     save_file(state, path)
     with pytest.raises(WeightsError) as caught:
-        load_recogniser(path)
+        load_recognizer(path)
     assert says in str(caught.value)
-    assert "expected embedded recogniser, MobileFaceNet, IR-SE50, iresnet200" in str(caught.value)
-    assert "ArcFace resnet18 or resnet101 with 256 outputs" in str(caught.value)
+    assert "expected embedded recogniser, MobileFaceNet, ArcFace resnet18, IR-SE50, iresnet200" in str(caught.value)
+    assert "iresnet18 or resnet101 with 256 outputs" in str(caught.value)
 
 
 def test_a_known_layout_of_another_size_is_refused(tmp_path):
@@ -495,8 +504,8 @@ def test_a_known_layout_of_another_size_is_refused(tmp_path):
     path = tmp_path / "resnet101.safetensors"
     save_file(state, path)
     with pytest.raises(WeightsError, match=r"resnet101 with 256 outputs .*shape \(1,\), expected \(64, 3, 7, 7\)"):
-        load_recogniser(path)
+        load_recognizer(path)
     state.pop("fc.bias")
     save_file(state, path)
     with pytest.raises(WeightsError, match="1 keys missing"):
-        load_recogniser(path)
+        load_recognizer(path)

@@ -12,8 +12,9 @@ import torch
 from marks import opens_pickles
 from torch.nn import functional as F
 
+from bfr_core.backends.recognizers.arcface_resnet18 import LAYOUT
 from bfr_core.errors import SettingsError
-from bfr_core.faces.identity import ARCFACE_RESNET18, FaceRecogniser, load_recogniser
+from bfr_core.faces.identity import RecognizerNet, load_recognizer
 from bfr_core.networks.face_embedder import FaceEmbedder
 from train.__main__ import main
 from train.pictures import Pictures
@@ -63,7 +64,7 @@ def test_what_is_degraded_hard_is_further_from_the_clean_view(portraits):
 
 @opens_pickles
 def test_the_teacher_is_asked_once_about_each_view(shared):
-    recogniser = load_recogniser(shared / "weights" / "mobilefacenet.pt")
+    recogniser = load_recognizer(shared / "weights" / "mobilefacenet.pt")
     teacher = Teacher(recogniser)
     clean = torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     vectors, eighth, sixteenth = teacher(torch.tensor([7, 8, 9]), clean, [12, 6])
@@ -78,7 +79,7 @@ def test_the_teacher_is_asked_once_about_each_view(shared):
 
 def test_another_network_cannot_teach():
     with torch.device("meta"):
-        recogniser = FaceRecogniser(ARCFACE_RESNET18.build(), ARCFACE_RESNET18)
+        recogniser = RecognizerNet(LAYOUT.build(), LAYOUT)
     with pytest.raises(SettingsError, match=r"Cannot learn from ArcFace resnet18.*expected a MobileFaceNet"):
         Teacher(recogniser)
 

@@ -362,10 +362,10 @@ def test_a_default_that_is_said_is_no_other_setting(tmp_path):
 
 def test_another_guide_does_not_continue_a_film():
     from bfr_core.diffusion.guidance import IdentityGuide
-    from bfr_core.faces.identity import embedded_recogniser
+    from bfr_core.faces.identity import embedded_recognizer
     from bfr_core.restorer import load_restorer
 
-    restorer, recogniser = load_restorer("diffuse_restore"), embedded_recogniser()
+    restorer, recogniser = load_restorer("diffuse_restore"), embedded_recognizer()
     told = []
     for strength in (1.0, 2.0):
         guide = IdentityGuide(recogniser, "test", strength=strength)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bfr_core.errors import SettingsError
 from bfr_core.faces.align import FFHQ_TEMPLATE
 from bfr_core.faces.detect import load_detector
-from bfr_core.faces.identity import embedded_recogniser
+from bfr_core.faces.identity import embedded_recognizer
 from bfr_core.faces.passes import overlap
 from bfr_core.runtime import Runtime
 from bfr_core.types import Face
@@ -390,7 +390,7 @@ def test_following_a_real_face_is_as_good_as_searching_every_frame(shared):
     """A singer who moves: points within 1.5 % of the face on average of those of a full search."""
     detector = load_detector()
     found = Scan.joined(
-        list(scan(real(shared, "performance_cuts_640x360", 100, 112), detector, embedded_recogniser()))
+        list(scan(real(shared, "performance_cuts_640x360", 100, 112), detector, embedded_recognizer()))
     )  # fmt: skip
     (track,) = link(found)
     assert track.observed.all() and len(track.frames) == 12

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfr_core.errors import SettingsError
-from bfr_core.faces.identity import FaceRecogniser, Recogniser, embed, load_recogniser
+from bfr_core.faces.identity import FaceRecognizer, RecognizerNet, embed, load_recognizer
 from bfr_core.metrics.lpips import Lpips
 from bfr_core.networks.vgg import load_vgg
 
@@ -51,7 +51,7 @@ def sparsity(mask: Tensor) -> Tensor:
 # What a face shows -----------------------------------------------------------------------------------------------
 
 
-def identity(recogniser: Recogniser, output: Tensor, truth: Tensor) -> Tensor:
+def identity(recogniser: FaceRecognizer, output: Tensor, truth: Tensor) -> Tensor:
     """Return D_cos = 1 - cos(f(output), f(truth)), in [0, 2].
 
     Source: CLR-Face Eq. 11, Diffuse-and-Restore Eq. 4; pSp and e4e use the same with IR-SE50, VSPBFR with resnet101.
@@ -149,7 +149,7 @@ RECOGNISER_SIDE = 256
 face of 256 px the window they know is about 190 px wide."""
 
 
-def recogniser_perceptual(recogniser: FaceRecogniser, side: int = RECOGNISER_SIDE) -> Perceptual:
+def recogniser_perceptual(recogniser: RecognizerNet, side: int = RECOGNISER_SIDE) -> Perceptual:
     """Compare the maps of a recogniser at the end of each of its four stages, where no VGG is at hand.
 
     The whole face is looked at, not the recogniser's window: its convolutions accept any size. Each layer counts a
@@ -184,7 +184,7 @@ class LpipsLoss(nn.Module):
 def load_perceptual(
     vgg: Path | None = None,
     heads: Path | None = None,
-    recogniser: FaceRecogniser | None = None,
+    recogniser: RecognizerNet | None = None,
     side: int = RECOGNISER_SIDE,
 ) -> Perceptual | LpipsLoss:
     """Choose the perceptual loss by what is at hand; its `title` says which, for the log.
@@ -208,17 +208,17 @@ def load_perceptual(
     return recogniser_perceptual(recogniser, side)
 
 
-def recogniser_of(files: Mapping[str, Path]) -> FaceRecogniser:
+def recogniser_of(files: Mapping[str, Path]) -> RecognizerNet:
     """Return the recogniser that a stage was given, or the embedded one.
 
     Raises:
         WeightsError: the file cannot be used.
     """
     if "recogniser" in files:
-        return load_recogniser(files["recogniser"])
-    from bfr_core.faces.identity import embedded_recogniser
+        return load_recognizer(files["recogniser"])
+    from bfr_core.faces.identity import embedded_recognizer
 
-    return embedded_recogniser()
+    return embedded_recognizer()
 
 
 # Adversarial -----------------------------------------------------------------------------------------------------

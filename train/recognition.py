@@ -19,7 +19,7 @@ from bfr_core.bench.recogniser import judge, views_of
 from bfr_core.degrade.chain import degrade, draw
 from bfr_core.degrade.presets import DegradePreset
 from bfr_core.errors import SettingsError
-from bfr_core.faces.identity import MOBILEFACENET, FaceRecogniser
+from bfr_core.faces.identity import ARCFACE_WINDOW, RecognizerNet
 from bfr_core.networks.face_embedder import FaceEmbedder
 from bfr_core.networks.mobilefacenet import MobileFaceNet
 
@@ -101,7 +101,7 @@ class FaceViews(Examples[Pictures]):
 
 
 def _window(face: np.ndarray) -> np.ndarray:
-    left, top, side = (round(share * len(face)) for share in MOBILEFACENET.preprocessing.window)
+    left, top, side = (round(share * len(face)) for share in ARCFACE_WINDOW)
     return face[top : top + side, left : left + side]
 
 
@@ -167,7 +167,7 @@ class VerificationValidator(Validator):
     columns: ClassVar[str] = "clean | moved | 8x down, JPEG 60 | 16x down, JPEG 60 | drawn as GFPGAN does"
 
     def __init__(
-        self, pictures: Pictures, teacher: FaceRecogniser, build: Callable[[Nets], FaceRecogniser], *, limit: int
+        self, pictures: Pictures, teacher: RecognizerNet, build: Callable[[Nets], RecognizerNet], *, limit: int
     ) -> None:
         chosen = range(0, len(pictures), max(len(pictures) // limit, 1))[:limit]
         self.views = views_of([pictures[index] for index in chosen])
@@ -211,7 +211,7 @@ class Teacher(nn.Module):
     CHANNELS = (128, 128)
     """Of its maps at 1/8 and 1/16."""
 
-    def __init__(self, recogniser: FaceRecogniser) -> None:
+    def __init__(self, recogniser: RecognizerNet) -> None:
         super().__init__()
         if not isinstance(recogniser.net, MobileFaceNet):
             raise SettingsError(

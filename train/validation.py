@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bfr_core.degrade.chain import degrade, draw, truth_of
 from bfr_core.degrade.presets import DegradePreset
-from bfr_core.faces.identity import FaceRecogniser, embed
+from bfr_core.faces.identity import RecognizerNet, embed
 from bfr_core.media.sheets import to_bytes
 from bfr_core.metrics.fidelity import laplacian_variance, psnr
 
@@ -38,7 +38,7 @@ class RestoreValidator(Validator):
         preset: DegradePreset,
         restore: Callable[[Nets], Callable[[Tensor], Tensor]],
         *,
-        recogniser: FaceRecogniser | None,
+        recogniser: RecognizerNet | None,
         size: int,
         limit: int,
     ) -> None:
@@ -83,6 +83,6 @@ def _tensor(image: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def _embed(recogniser: FaceRecogniser, faces: Tensor) -> Tensor:
+def _embed(recogniser: RecognizerNet, faces: Tensor) -> Tensor:
     device = next(recogniser.parameters()).device
     return torch.cat([embed(recogniser, part.to(device)).cpu() for part in faces.split(8)])

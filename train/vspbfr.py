@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bfr_core.faces.identity import FaceRecogniser, load_recogniser
+from bfr_core.faces.identity import RecognizerNet, load_recognizer
 from bfr_core.methods.vspbfr.diffuser import (
     RELEASED_DIFFUSION,
     RELEASED_TACC,
@@ -84,7 +84,7 @@ class StyleStage(Stage[S], Generic[S]):
     def __init__(self, config: S, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)
         self.options = get_method("vspbfr").config(config.network).options
-        self.recogniser: FaceRecogniser = load_recogniser(files["recogniser"])
+        self.recogniser: RecognizerNet = load_recognizer(files["recogniser"])
         self.perceptual = losses.load_perceptual(
             files.get("vgg"), files.get("heads"), self.recogniser, config.perceptual_side
         )

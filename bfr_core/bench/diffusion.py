@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..degrade.chain import degrade, draw
 from ..degrade.presets import get_preset
 from ..errors import WeightsError
-from ..faces.identity import FaceRecogniser, identity_cosine, load_recogniser
+from ..faces.identity import RecognizerNet, identity_cosine, load_recognizer
 from ..media.pictures import Picture, read_picture, to_float, write_picture
 from ..media.sheets import caption, row, stack, to_bytes
 from ..metrics.fidelity import laplacian_variance, psnr
@@ -69,7 +69,7 @@ class Faces:
 
     low: Tensor
     truth: Tensor | None = None
-    judge: FaceRecogniser | None = None
+    judge: RecognizerNet | None = None
     """Tells how alike a face is to its truth; no part of any guide."""
 
     def figures(self, faces: Tensor) -> dict[str, float]:
@@ -92,7 +92,7 @@ def faces_of(data: Path | None, size: int) -> Faces:
     paths = [min((data / "faces" / name / "val").glob("*.*")) for name in _SETS]
     clean = [to_bytes(to_float(read_picture(path))) for path in paths]
     low = [degrade(image, draw(get_preset("gfpgan"), seed)) for seed, image in enumerate(clean)]
-    judge = load_recogniser(data / "weights" / "mobilefacenet.pt")
+    judge = load_recognizer(data / "weights" / "mobilefacenet.pt")
     return Faces(_tensor(low, size), _tensor(clean, size), judge)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..degrade.chain import degrade, draw, fixed
 from ..degrade.presets import get_preset
-from ..faces.identity import FaceRecogniser, load_recogniser
+from ..faces.identity import RecognizerNet, load_recognizer
 from ..media.pictures import Picture, read_picture, to_float, write_picture
 from ..media.sheets import caption, row, stack, to_bytes
 from ..methods.pltrans.model import PLTrans
@@ -54,7 +54,7 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
     degraded = degradations([to_bytes(to_float(read_picture(path))) for path in files], restorer.size)
     figures["features"] = robustness(restorer, degraded, say)
     figures["steps"] = curve(restorer, degraded, say)
-    judge = load_recogniser(data / "weights" / "mobilefacenet.pt")
+    judge = load_recognizer(data / "weights" / "mobilefacenet.pt")
     figures["table 1"] = ablations(restorer, degraded, judge, say, sheets)
     return figures
 
@@ -260,7 +260,7 @@ def curve(restorer: Restorer, faces: Degraded, say: Callable[[str], None]) -> di
 def ablations(
     restorer: Restorer,
     faces: Degraded,
-    judge: FaceRecogniser,
+    judge: RecognizerNet,
     say: Callable[[str], None],
     sheets: Path | None = None,
 ) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..degrade.chain import DegradeParams, degrade, draw, fixed
 from ..degrade.presets import get_preset
-from ..faces.identity import FaceRecogniser, drift, embedded_recogniser, load_recogniser
+from ..faces.identity import RecognizerNet, drift, embedded_recognizer, load_recognizer
 from ..media.pictures import read_picture
 from ..metrics.verification import agreement, embeddings, verification
 from ..restorer import load_restorer
@@ -53,7 +53,7 @@ def views_of(images: Sequence[np.ndarray]) -> dict[str, Tensor]:
 
 
 def judge(
-    recogniser: FaceRecogniser, views: Mapping[str, Tensor], teacher: FaceRecogniser | None = None
+    recogniser: RecognizerNet, views: Mapping[str, Tensor], teacher: RecognizerNet | None = None
 ) -> dict[str, float]:
     """Return how well views of people are told apart, and how that agrees with a teacher.
 
@@ -78,7 +78,7 @@ def judge(
     return {key: round(value, 4) for key, value in figures.items()}
 
 
-def bench_recogniser(shared: Path, recogniser: FaceRecogniser | None = None, *, quick: bool = False) -> dict[str, Any]:
+def bench_recogniser(shared: Path, recogniser: RecognizerNet | None = None, *, quick: bool = False) -> dict[str, Any]:
     """Return the figures of `recogniser`, the embedded one by default, and of the file it learnt from.
 
     Args:
@@ -86,12 +86,12 @@ def bench_recogniser(shared: Path, recogniser: FaceRecogniser | None = None, *, 
         recogniser: any recogniser.
         quick: leave out the timing and the drift of restored faces, which takes most of the time.
     """
-    recogniser = recogniser or embedded_recogniser()
+    recogniser = recogniser or embedded_recognizer()
     folders = [shared / "faces" / name for name in HELD_OUT]
     paths = [path for folder in folders for path in sorted(folder.iterdir())]
     images = [read_picture(path).rgb for path in paths]
     views = views_of(images)
-    teacher = load_recogniser(shared / "weights" / "mobilefacenet.pt")
+    teacher = load_recognizer(shared / "weights" / "mobilefacenet.pt")
     figures: dict[str, Any] = {
         "people": len(paths),
         **judge(recogniser, views, teacher),
@@ -112,7 +112,7 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
     """Measure the embedded recogniser; without `data` only its speed."""
     del sheets
     if data is None:
-        figures = _speed(embedded_recogniser())
+        figures = _speed(embedded_recognizer())
         say(f"{_in_words(figures)}; the rest needs --data")
         return figures
     figures = bench_recogniser(data)
@@ -166,7 +166,7 @@ def _small(face: np.ndarray) -> Tensor:
     return torch.from_numpy(small).permute(2, 0, 1).contiguous()
 
 
-def _speed(recogniser: FaceRecogniser) -> dict[str, float]:
+def _speed(recogniser: RecognizerNet) -> dict[str, float]:
     face = torch.rand(1, 3, recogniser.size, recogniser.size, generator=torch.Generator().manual_seed(7))
 
     def forward() -> None:

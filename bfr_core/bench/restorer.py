@@ -107,7 +107,7 @@ class _Judge:
 
     def __init__(self, truth: Tensor, weights: Path) -> None:
         detector = load_detector("yunet", path=weights / "yunet_n_dynamic.onnx")
-        self.tools = Tools(given={"recogniser": weights / "mobilefacenet.pt"}, detector=detector)
+        self.tools = Tools(given={"recognizer": weights / "mobilefacenet.pt"}, detector=detector)
         self.truth, self.pictures = truth, [Picture(face, self.tools) for face in truth]
         self.sharpness = laplacian_variance(truth).mean().item()
 

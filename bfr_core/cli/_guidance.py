@@ -18,7 +18,7 @@ from ..registry import GUIDANCE
 if TYPE_CHECKING:
     from ..diffusion.guidance import IdentityGuide
     from ..faces.detect import Detector
-    from ..faces.identity import FaceRecogniser
+    from ..faces.identity import RecognizerNet
     from ..restorer import Restorer
 
 _SAME_ASPECT = 0.01
@@ -47,17 +47,17 @@ def add_guidance(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def recogniser_of(args: argparse.Namespace, device: torch.device) -> tuple[FaceRecogniser, str]:
+def recogniser_of(args: argparse.Namespace, device: torch.device) -> tuple[RecognizerNet, str]:
     """Return the recogniser that the options name, and its title.
 
     Raises:
         WeightsError: the recogniser cannot be used.
     """
-    from ..faces.identity import embedded_recogniser, load_recogniser
+    from ..faces.identity import embedded_recognizer, load_recognizer
 
     if args.recogniser:
-        return load_recogniser(args.recogniser).to(device), f"recogniser {args.recogniser.name}"
-    return embedded_recogniser(device), "embedded recogniser"
+        return load_recognizer(args.recogniser).to(device), f"recogniser {args.recogniser.name}"
+    return embedded_recognizer(device), "embedded recogniser"
 
 
 def asks_to_guide(args: argparse.Namespace, restorer: Restorer, settings: Mapping[str, Any], *, choosing: bool) -> bool:
@@ -74,7 +74,7 @@ def asks_to_guide(args: argparse.Namespace, restorer: Restorer, settings: Mappin
 
 
 def guided(
-    args: argparse.Namespace, restorer: Restorer, who: tuple[FaceRecogniser, str], device: torch.device
+    args: argparse.Namespace, restorer: Restorer, who: tuple[RecognizerNet, str], device: torch.device
 ) -> Restorer:
     """Return the restorer with the guide that the options ask for, by a recogniser and its title.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..faces.identity import FaceRecogniser
+    from ..faces.identity import RecognizerNet
     from ..faces.people import DriftGate, People
 
 
@@ -48,7 +48,7 @@ def asks_for_people(args: argparse.Namespace) -> bool:
 
 
 def people_options(
-    args: argparse.Namespace, who: tuple[FaceRecogniser, str] | None, device: torch.device
+    args: argparse.Namespace, who: tuple[RecognizerNet, str] | None, device: torch.device
 ) -> dict[str, Any]:
     """Return the fields of `pipeline.Options` that the options ask for.
 

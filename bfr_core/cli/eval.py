@@ -66,7 +66,7 @@ def _eval(args: argparse.Namespace) -> int:
         make_folder(report.parent)
         require_writable(report.parent)
     given = {
-        "recogniser": args.recogniser,
+        "recognizer": args.recogniser,
         "features_restored": args.features_restored,
         "features_input": args.features_input,
         "features_truth": args.features_truth,

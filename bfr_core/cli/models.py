@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..models.spec import KnownFile, ModelSpec
     from ..weights import Card
 
-_LISTED = ("detector",)
+_LISTED = [role for role in ROLES if role != "restorer"]
 """Roles whose models are listed and fetched one by one; restorers are listed by method and config."""
 
 

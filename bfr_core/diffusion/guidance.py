@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputMediaError, SettingsError
-from ..faces.identity import FaceRecogniser, embed
+from ..faces.identity import RecognizerNet, embed
 from .levels import Level
 from .predictions import Predict, Prediction
 
@@ -32,7 +32,7 @@ class IdentityGuide:
         SettingsError: the strength is out of range, or the reference is no vector of numbers.
     """
 
-    recogniser: FaceRecogniser
+    recogniser: RecognizerNet
     title: str
     """In words, for reports."""
     strength: float = 1.0
@@ -73,9 +73,9 @@ def guide_or_embedded(guide: IdentityGuide | None, device: torch.device) -> Iden
     """Return the guide of a run, or one by the embedded recogniser where the run has none."""
     if guide is not None:
         return guide
-    from ..faces.identity import embedded_recogniser
+    from ..faces.identity import embedded_recognizer
 
-    return IdentityGuide(embedded_recogniser(device), "embedded recogniser")
+    return IdentityGuide(embedded_recognizer(device), "embedded recogniser")
 
 
 def targets(guide: IdentityGuide, pictures: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Metric:
     tool: str = ""
     """Attribute of Tools that is loaded before the first face."""
     needs: tuple[str, ...] = ()
-    """Files it cannot do without: keys of `metrics.files.FILES` or of `tools.FEATURES`."""
+    """Files it cannot do without: keys of `metrics.files.files` or of `tools.FEATURES`."""
     own: bool = False
     """It looks at one picture alone, so the truth has a value too."""
     share: bool = False
@@ -115,12 +115,18 @@ def _detected(tools: Tools, face: Picture, truth: Picture) -> float:
     return 100.0 * (face.five_points is not None)
 
 
+def _98(face: Picture) -> np.ndarray:
+    if len(face.many_points) != 98:
+        raise _unmeasured(f"the landmark network gives {len(face.many_points)} points, not the 98 of WFLW")
+    return face.many_points
+
+
 def _lmd_98(tools: Tools, face: Picture, truth: Picture) -> float:
-    return lmd(face.many_points[None], truth.many_points[None], face.scale).item()
+    return lmd(_98(face)[None], _98(truth)[None], face.scale).item()
 
 
 def _nme_98(tools: Tools, face: Picture, truth: Picture) -> float:
-    return 100 * nme(face.many_points[None], truth.many_points[None]).item()
+    return 100 * nme(_98(face)[None], _98(truth)[None]).item()
 
 
 def _emotion(tools: Tools, face: Picture, truth: Picture) -> float:
@@ -150,7 +156,7 @@ def _tlme_5(tools: Tools, pair: FramePair, side: str) -> float:
 
 def _tlme_98(tools: Tools, pair: FramePair, side: str) -> float:
     first, second = _same_person(pair)
-    points, truth = ((first[name].many_points, second[name].many_points) for name in (side, "truth"))
+    points, truth = ((_98(first[name]), _98(second[name])) for name in (side, "truth"))
     return first[side].scale * temporal.pair_landmark_motion(points, truth)
 
 
@@ -182,8 +188,8 @@ def _unmeasured(why: str) -> InputMediaError:
     )
 
 
-_RECOGNISER: dict[str, Any] = {"tool": "recogniser"}
-_FAN = {"tool": "fan", "needs": ("fan",)}
+_RECOGNISER: dict[str, Any] = {"tool": "recognizer"}
+_LANDMARKS = {"tool": "landmarker", "needs": ("landmarker",)}
 _PAIRED = {"scope": "set", "needs": ("features_restored", "features_truth")}
 
 METRICS: tuple[Metric, ...] = (
@@ -238,17 +244,17 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "lmd", "LMD, 98 points", "lower",
         "Mean distance of 98 landmarks (adaptive-wing FAN) to those of the truth, for a face of 512 px (VQFR).",
-        _lmd_98, unit="px", **_FAN,
+        _lmd_98, unit="px", **_LANDMARKS,
     ),
     Metric(
         "nme", "NME, 98 points", "lower",
         "The same distance as a share of the distance between the outer corners of the true eyes.",
-        _nme_98, unit="%", **_FAN,
+        _nme_98, unit="%", **_LANDMARKS,
     ),
     Metric(
         "emotion", "Emotion kept", "higher",
         "Share of faces whose predicted expression is that of the truth (VSPBFR).",
-        _emotion, unit="%", digits=1, tool="emotion", needs=("emotion",), share=True,
+        _emotion, unit="%", digits=1, tool="expression", needs=("expression",), share=True,
     ),
     Metric(
         "niqe", "NIQE", "lower",
@@ -281,7 +287,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "tlme", "TLME, 98 points", "lower",
         "The same with 98 landmarks.",
-        _tlme_98, unit="px", scope="pair", **_FAN,
+        _tlme_98, unit="px", scope="pair", **_LANDMARKS,
     ),
     Metric(
         "fid", "FID to real faces", "lower",

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from ..faces.detect import load_detector
-from ..faces.identity import FaceRecogniser, embed, embedded_recogniser, load_recogniser
+from ..faces.identity import RecognizerNet, embed
 from ..metrics.distribution import load_features, load_statistics, statistics
-from ..metrics.emotion import EmotionNet
-from ..metrics.files import FILES, find
-from ..metrics.landmarks import FanLandmarks
+from ..metrics.files import files, find
 from ..metrics.lpips import Lpips
 from ..metrics.niqe import Niqe
 from ..metrics.temporal import Motion
+from ..models.loader import load
+from ..models.roles import ExpressionClassifier, FaceLandmarker
 
 if TYPE_CHECKING:
     from ..faces.detect import Detector
@@ -43,7 +43,7 @@ class Tools:
     """The networks and files behind the metrics, each loaded when something first asks for it.
 
     Args:
-        folder: where the files of `metrics.files.FILES` are.
+        folder: where the files of `metrics.files` are.
         given: files by key, used in place of those in the folder; the keys of FEATURES too.
         device: where the networks compute.
         detector: finds the five points; None for the one that comes with the package.
@@ -97,7 +97,7 @@ class Tools:
     def _todo(self, key: str) -> str:
         if key in FEATURES:
             return FEATURES[key]
-        todo = FILES[key].todo + ("" if self.folder else "; name that folder with --weights")
+        todo = files()[key].todo + ("" if self.folder else "; name that folder with --weights")
         return todo + (f", or {OPTIONS[key]}" if key in OPTIONS else "")
 
     @cached_property
@@ -121,22 +121,19 @@ class Tools:
         return Lpips.load(self.file("lpips_backbone_alex"), self.file("lpips_heads_alex")).to(self.device)
 
     @cached_property
-    def recogniser(self) -> FaceRecogniser:
+    def recognizer(self) -> RecognizerNet:
         """What tells people apart: the file that was given or is in the folder, else the embedded one."""
-        path = self._find("recogniser")
-        return load_recogniser(path).to(self.device) if path else embedded_recogniser(self.device)
+        return load("recognizer", self._find("recognizer"), device=self.device)
 
     @cached_property
-    def fan(self) -> FanLandmarks:
-        """The 98-point landmark network."""
-        fan = FanLandmarks.load(self.file("fan"))
-        fan.net.to(self.device)
-        return fan
+    def landmarker(self) -> FaceLandmarker:
+        """The landmark network."""
+        return load("landmarker", self.file("landmarker"), device=self.device)
 
     @cached_property
-    def emotion(self) -> EmotionNet:
+    def expression(self) -> ExpressionClassifier:
         """The classifier of expressions."""
-        return EmotionNet.load(self.file("emotion"))
+        return load("expression", self.file("expression"), device=self.device)
 
     @cached_property
     def reference(self) -> tuple[np.ndarray, np.ndarray]:
@@ -149,8 +146,8 @@ class Tools:
 
     def title_of(self, tool: str) -> str:
         """Return which recogniser or model is behind a tool, where files of several kinds serve."""
-        if tool == "recogniser":
-            return self.recogniser.title
+        if tool == "recognizer":
+            return self.recognizer.title
         return self.niqe.model if tool == "niqe" else ""
 
     def features(self, side: str) -> np.ndarray:
@@ -185,18 +182,18 @@ class Picture:
     @cached_property
     def many_points(self) -> np.ndarray:
         """The 98 points of the landmark network, (98, 2) pixels."""
-        return self._tools.fan(self._seen)[0].cpu().numpy()
+        return self._tools.landmarker(self._seen)[0].cpu().numpy()
 
     @cached_property
     def identity(self) -> Tensor:
         """The embedding, (D,) of unit length."""
         with torch.no_grad():
-            return embed(self._tools.recogniser, self._seen)[0].cpu()
+            return embed(self._tools.recognizer, self._seen)[0].cpu()
 
     @cached_property
     def emotion(self) -> int:
         """The label of the expression."""
-        return int(self._tools.emotion(self._seen)[0])
+        return int(self._tools.expression(self._seen)[0])
 
     @property
     def scale(self) -> float:

@@ -13,27 +13,18 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..weights import read_card
-from .identity import EMBEDDED, FaceRecogniser, drift, identities
+from .identity import RecognizerNet, drift, identities
 
 _TIE = 1e-4
 """Cosines this close are equal: a photo among both the wanted and the others is embedded in batches of two sizes."""
-LEAST = 0.3
-"""Least likeness by recognisers other than the embedded one: MobileFaceNet takes 1 % of strangers for the person from
-0.24 to 0.28 on, by the view (`bfr bench recogniser`), and the other ArcFace networks are read on the same scale."""
-
 USUAL_DRIFT = "0 to 0.07 by the embedded recogniser, 0 to 0.55 by MobileFaceNet; of another person 0.75 and more"
 """How far faces degraded as for GFPGAN move when the compact methods restore them: the rows of drift of
 `bfr bench recogniser`; to be measured again with every new file of the embedded one."""
 
 
-def usual_least(recogniser: FaceRecogniser) -> float:
-    """Return the least likeness to be taken for the same person by a recogniser.
-
-    By the embedded one, what its card says: the cosine from which 1 % of strangers are taken for the person of a clean
-    photo, when that person's picture is mirrored, turned, relit and degraded.
-    """
-    return read_card("recogniser").metrics["least_moved_gfpgan"] if recogniser.layout is EMBEDDED else LEAST
+def usual_least(recogniser: RecognizerNet) -> float:
+    """Return the least likeness to be taken for the same person by a recogniser."""
+    return recogniser.layout.least()
 
 
 class Likeness(NamedTuple):
@@ -57,7 +48,7 @@ class People:
         SettingsError: nobody is named, the vectors are not of this recogniser, or `least` is out of range.
     """
 
-    recogniser: FaceRecogniser
+    recogniser: RecognizerNet
     title: str
     """Of the recogniser, in words, for reports."""
     only: Tensor
@@ -86,7 +77,7 @@ class People:
     @classmethod
     def of(
         cls,
-        recogniser: FaceRecogniser,
+        recogniser: RecognizerNet,
         title: str,
         *,
         only: Tensor | None = None,
@@ -158,7 +149,7 @@ class DriftGate:
         SettingsError: the limit is out of range.
     """
 
-    recogniser: FaceRecogniser
+    recogniser: RecognizerNet
     title: str
     """Of the recogniser, in words, for reports."""
     most: float

@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from ..errors import InputMediaError
 from .align import align_face
-from .identity import Recogniser, identities
+from .identity import FaceRecognizer, identities
 
 if TYPE_CHECKING:
     from .detect import Detector
 
 
 def photo_identities(
-    recogniser: Recogniser,
+    recogniser: FaceRecognizer,
     photos: Sequence[Tensor],
     detector: Detector,
     *,
@@ -60,7 +60,7 @@ def photo_identities(
 
 
 def reference_identity(
-    recogniser: Recogniser,
+    recogniser: FaceRecognizer,
     photos: Sequence[Tensor],
     detector: Detector,
     *,

@@ -1,4 +1,7 @@
-"""The files that metrics need and a person brings: what each is for, its name, where it comes from, its licence."""
+"""The files that metrics need and a person brings: what each is for, its name, where it comes from, its licence.
+
+Files of models stand in the declarations of these (`models.spec`); those that a metric alone reads are written here.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SettingsError
+from ..models.registry import specs
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ _LPIPS = "github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1"
 _TORCHVISION = "torchvision, download.pytorch.org/models"
 _IMAGENET = "BSD-3-Clause code, weights trained on ImageNet"
 
-FILES: dict[str, MetricFile] = {
+_FILES: dict[str, MetricFile] = {
     "niqe": MetricFile(
         "NIQE",
         ("niqe_pris_params.npz",),
@@ -45,25 +49,6 @@ FILES: dict[str, MetricFile] = {
     "lpips_heads_alex": MetricFile(
         "LPIPS (AlexNet)", ("lpips_heads/alex.pth", "lpips_alex.pth", "alex.pth"), _LPIPS, "BSD-2-Clause"
     ),
-    "recogniser": MetricFile(
-        "identity",
-        ("mobilefacenet.pt", "arcface_resnet18.pth", "model_ir_se50.pth"),
-        "a MobileFaceNet checkpoint, github.com/TencentARC/GFPGAN, releases v0.1.0 (arcface_resnet18.pth), or "
-        "github.com/TreB1eN/InsightFace_Pytorch (model_ir_se50.pth)",
-        "the network's own; most face recognition sets are for research only",
-    ),
-    "fan": MetricFile(
-        "LMD",
-        ("alignment_WFLW_4HG.pth",),
-        "github.com/xinntao/facexlib, releases v0.1.0",
-        "MIT repository, weights trained on WFLW",
-    ),
-    "emotion": MetricFile(
-        "emotion accuracy",
-        ("enet_b0_8_best_vgaf.onnx", "enet_b0_8_best_afew.onnx"),
-        "github.com/sb-ai-lab/EmotiEffLib, models/affectnet_emotions/onnx",
-        "Apache-2.0",
-    ),
     "inception_reference": MetricFile(
         "FID",
         ("inception_FFHQ_512.pth",),
@@ -71,7 +56,28 @@ FILES: dict[str, MetricFile] = {
         "no licence stated; statistics of FFHQ, whose images are CC BY-NC-SA",
     ),
 }
-"""Every file by the key that the report asks for it with."""
+_MODELS = {"recognizer": "identity", "landmarker": "LMD", "expression": "emotion accuracy"}
+"""What is measured by the models of a role."""
+
+
+def files() -> dict[str, MetricFile]:
+    """Return every file by the key that the report asks for it with; that of a model's file is the model's role."""
+    return {**_FILES, **{role: _of_role(role, metric) for role, metric in _MODELS.items()}}
+
+
+def _of_role(role: str, metric: str) -> MetricFile:
+    """Return the files that any model of a role is known to work with, as one of which one is enough."""
+    known = [spec for spec in specs(role) if spec.files]
+    sources: dict[str, list[str]] = {}
+    for spec in known:
+        for file in spec.files:
+            sources.setdefault(file.source, []).append(file.name)
+    return MetricFile(
+        metric,
+        tuple(file.name for spec in known for file in spec.files),
+        " or ".join(f"{source} ({', '.join(names)})" for source, names in sources.items()),
+        "; ".join(dict.fromkeys(spec.licence for spec in known)),
+    )
 
 
 def find(folder: Path | None, key: str) -> Path | None:
@@ -80,13 +86,13 @@ def find(folder: Path | None, key: str) -> Path | None:
     Raises:
         SettingsError: there is no such key.
     """
-    if key not in FILES:
+    if key not in (known := files()):
         raise SettingsError(
             f"No metric file is called {key!r}",
-            found=f"{key!r}; expected {', '.join(FILES)}",
+            found=f"{key!r}; expected {', '.join(known)}",
             kept="Nothing was read",
             todo="Choose one of these keys",
         )
     if folder is None:
         return None
-    return next((path for name in FILES[key].names if (path := folder / name).is_file()), None)
+    return next((path for name in known[key].names if (path := folder / name).is_file()), None)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..faces.identity import Recogniser, identity_cosine
+from ..faces.identity import FaceRecognizer, identity_cosine
 from .fidelity import require_pair
 
 
-def identity_scores(recogniser: Recogniser, image: Tensor, truth: Tensor) -> Tensor:
+def identity_scores(recogniser: FaceRecognizer, image: Tensor, truth: Tensor) -> Tensor:
     """Return the cosine between the identities of each face and its truth; higher is more alike.
 
     The papers report the same number as IDS (CLR-Face, Diffuse-and-Restore) or its angle (VQFR, as `degrees`).

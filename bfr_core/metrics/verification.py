@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..faces.identity import Recogniser, embed
+from ..faces.identity import FaceRecognizer, embed
 
 
 def roc_area(same: np.ndarray, other: np.ndarray) -> float:
@@ -31,7 +31,7 @@ def accepted_at(same: np.ndarray, other: np.ndarray, false_share: float) -> tupl
 
 
 @torch.no_grad()
-def embeddings(recogniser: Recogniser, faces: Tensor, batch: int = 16) -> Tensor:
+def embeddings(recogniser: FaceRecognizer, faces: Tensor, batch: int = 16) -> Tensor:
     """Return the embeddings (B, D) of aligned faces (B, 3, S, S), in [0, 1] or of 8 bit, some at a time."""
     scale = 1.0 if faces.is_floating_point() else 255.0
     return torch.cat([embed(recogniser, part.float() / scale) for part in faces.split(batch)])

@@ -17,9 +17,10 @@ import torch
 from ..errors import ModelError, WeightsError
 from ..weights.cards import embedded
 from ..weights.files import KEPT, sha256_of
+from .checkpoints.foreign import foreign
 from .registry import specs
 from .roles import ROLES
-from .spec import Checkpoint, ModelSpec
+from .spec import TORCH_SUFFIXES, Checkpoint, ModelSpec
 
 _kept: dict[tuple[Any, ...], tuple[float, Any]] = {}
 """Each with the time of its file: a replaced file takes the place of the old one in memory."""
@@ -240,7 +241,15 @@ def _either(words: Sequence[str]) -> str:
 
 
 def _contents(checkpoint: Checkpoint) -> str:
-    return f"an unknown model with keys {', '.join(list(checkpoint.state)[:3])}"
+    """Say what a file holds: a model of the role that was asked for, one that people mistake for it, or another's."""
+    if checkpoint.path.suffix.lower() not in TORCH_SUFFIXES:
+        return "another model"
+    keys = checkpoint.state
+    own = checkpoint.spec.role
+    roles = [own, *(role for role in ROLES if role != own)]
+    titles = [[spec.title for spec in specs(role) if spec.detect and spec.detect(keys)] for role in roles]
+    named = [*titles[0], foreign(keys), *(title for others in titles[1:] for title in others)]
+    return next(filter(None, named), None) or f"an unknown model with keys {', '.join(list(keys)[:3])}"
 
 
 def _get(spec: ModelSpec) -> str:

@@ -6,13 +6,9 @@ Source: Wang, Bo and Li, "Adaptive Wing Loss for Robust Face Alignment via Heatm
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from ..weights import fill, load_state
 
 _CHANNELS = 256
 _BOUNDARY = 0.05
@@ -127,18 +123,3 @@ class Fan(nn.Module):
                 x = x + part(f"bl{index}")(inner) + part(f"al{index}")(heatmaps)
         assert heatmaps is not None
         return heatmaps
-
-
-def load_fan(path: Path) -> Fan:
-    """Return the 98-point FAN with the weights in `path`.
-
-    Raises:
-        WeightsError: the file cannot be used or holds another network.
-    """
-    with torch.device("meta"):
-        net = Fan()
-    state = load_state(path)
-    # Files saved before PyTorch counted batches lack these counters, which only training reads.
-    counters = {key: torch.zeros((), dtype=torch.int64) for key in net.state_dict() if key.endswith("_tracked")}
-    fill(net, counters | state, what="the 98-point FAN of facexlib (alignment_WFLW_4HG.pth)")
-    return net.eval().requires_grad_(False)

@@ -81,8 +81,17 @@ class MobileFaceNet(nn.Module):
         self.bn = nn.BatchNorm2d(128)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Not buffers: those outside a checkpoint are lost when a net is built on the meta device.
-        x = (x - x.new_tensor(self.mean).view(1, 3, 1, 1)) / x.new_tensor(self.std).view(1, 3, 1, 1)
-        x = self.features(self.dw_conv(self.conv1(x)))
+        x = self.features(self.dw_conv(self.conv1(self._normalised(x))))
         x = self.bn(self.conv3(self.gdconv(self.conv2(x))))
         return nn.functional.normalize(x.flatten(1), dim=1)
+
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps at 1/2, 1/4, 1/8 and 1/16, the last of each size."""
+        half = self.dw_conv(self.conv1(self._normalised(x)))
+        quarter = self.features[:5](half)
+        eighth = self.features[5:12](quarter)
+        return half, quarter, eighth, self.features[12:](eighth)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        # Not buffers: those outside a checkpoint are lost when a net is built on the meta device.
+        return (x - x.new_tensor(self.mean).view(1, 3, 1, 1)) / x.new_tensor(self.std).view(1, 3, 1, 1)

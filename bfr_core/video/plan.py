@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..faces.detect import Detector
-    from ..faces.identity import FaceRecogniser
+    from ..faces.identity import RecognizerNet
     from ..restorer import Restorer
 
 JOB_SUFFIX = ".bfr"
@@ -66,7 +66,7 @@ class Crew:
 
     restorer: Restorer
     detector: Detector
-    recogniser: FaceRecogniser | None = None
+    recogniser: RecognizerNet | None = None
     """Tells people apart; without one, faces are followed by place alone and nobody can be chosen by photo."""
 
 

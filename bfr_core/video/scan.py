@@ -28,7 +28,7 @@ from .types import Moment, Scan
 
 if TYPE_CHECKING:
     from ..faces.detect import Detector
-    from ..faces.identity import FaceRecogniser
+    from ..faces.identity import RecognizerNet
 
 PART = 500
 """Frames of a part, about: a killed job loses less than a minute of work."""
@@ -100,7 +100,7 @@ class ScanOptions:
 def scan(
     moments: Iterable[Moment],
     detector: Detector,
-    recogniser: FaceRecogniser | None = None,
+    recogniser: RecognizerNet | None = None,
     options: ScanOptions | None = None,
     runtime: Runtime | None = None,
     *,
@@ -158,7 +158,7 @@ class _Scanner:
     """The state of one scan."""
 
     def __init__(
-        self, detector: Detector, recogniser: FaceRecogniser | None, options: ScanOptions, runtime: Runtime
+        self, detector: Detector, recogniser: RecognizerNet | None, options: ScanOptions, runtime: Runtime
     ) -> None:
         self.detector, self.recogniser, self.options, self.runtime = detector, recogniser, options, runtime
         can = isinstance(detector, Follower)

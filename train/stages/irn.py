@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from bfr_core.faces.identity import load_recogniser
+from bfr_core.faces.identity import load_recognizer
 from bfr_core.registry import get_method
 
 from .. import losses
@@ -74,7 +74,7 @@ class IrnStage(Stage[RestoreConfig]):
 
     def __init__(self, config: RestoreConfig, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)
-        self.recogniser = load_recogniser(files["recogniser"])
+        self.recogniser = load_recognizer(files["recogniser"])
         self.frozen["recogniser"] = self.recogniser  # type: ignore[assignment]
 
     def networks(self) -> dict[str, nn.Module]:

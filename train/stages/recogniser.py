@@ -10,8 +10,9 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from bfr_core.backends.recognizers.embedded import LAYOUT
 from bfr_core.errors import SettingsError
-from bfr_core.faces.identity import EMBEDDED, FaceRecogniser, load_recogniser
+from bfr_core.faces.identity import RecognizerNet, load_recognizer
 from bfr_core.networks.face_detector import fold
 from bfr_core.networks.face_embedder import FaceEmbedder
 from bfr_core.weights import fill
@@ -92,7 +93,7 @@ class RecogniserStage(Stage[RecogniserConfig]):
                 kept="Nothing was started",
                 todo=f"Set it to {FaceEmbedder.SIZE}",
             )
-        self.teacher = Teacher(load_recogniser(files["recogniser"]))
+        self.teacher = Teacher(load_recognizer(files["recogniser"]))
         self.frozen["teacher"] = self.teacher
 
     @classmethod
@@ -108,7 +109,7 @@ class RecogniserStage(Stage[RecogniserConfig]):
         return (Objective("distil", ("net",), self._distil),)
 
     def _distil(self, nets: Nets, batch: Batch, step: Step) -> dict[str, Tensor]:
-        vectors, read = nets["net"](EMBEDDED.preprocessing.normalise(batch["seen"]))
+        vectors, read = nets["net"](LAYOUT.preprocessing.normalise(batch["seen"]))
         target, *maps = self.teacher(batch["number"], batch["clean"], [one.shape[-1] for one in read])
         return {
             "cosine": 1 - (vectors * target).sum(1).mean(),
@@ -125,11 +126,11 @@ class RecogniserStage(Stage[RecogniserConfig]):
         return VerificationValidator(pictures, self.teacher.recogniser, _recogniser, limit=self.config.validate_limit)
 
 
-def _recogniser(nets: Nets) -> FaceRecogniser:
+def _recogniser(nets: Nets) -> RecognizerNet:
     net = FaceEmbedder()
     student: Any = nets["net"]
     fill(net, fold(student.net), what="the trained recogniser")
-    return FaceRecogniser(net, EMBEDDED).to(next(student.parameters()).device)
+    return RecognizerNet(net, LAYOUT).to(next(student.parameters()).device)
 
 
 def _missed(found: Tensor, wanted: Tensor) -> Tensor:

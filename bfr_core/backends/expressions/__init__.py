@@ -1,0 +1,1 @@
+"""Classifiers of facial expressions, one file each."""

@@ -1,0 +1,1 @@
+"""Landmark networks, one file each."""

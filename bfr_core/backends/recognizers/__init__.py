@@ -1,0 +1,1 @@
+"""Face recognisers, one file for each family of published layouts."""

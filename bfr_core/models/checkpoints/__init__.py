@@ -1,0 +1,1 @@
+"""Published files: opening them safely, telling them apart, and bringing them into one form."""
