@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputMediaError, NumbersError, RestoreError, SettingsError, WeightsError
+from .models.checkpoints.cards import load_embedded
+from .models.checkpoints.files import fill, load_state
+from .models.checkpoints.folders import locate
+from .models.checkpoints.parts import check_fit, inspect
+from .models.checkpoints.unfilled import unfilled
 from .registry import GUIDANCE, Config, Context, Method, Value, get_method, identify, methods
 from .runtime import Runtime
-from .weights import fill, load_embedded, load_state
-from .weights.folders import locate
-from .weights.parts import check_fit, inspect
-from .weights.unfilled import unfilled
 
 if TYPE_CHECKING:
     from .diffusion.guidance import IdentityGuide

@@ -79,7 +79,7 @@ def restorer_files() -> list[str]:
 
 def _part_folders(files: list[str]) -> dict[str, str]:
     """Return the folders whose files are named like the parts of one network, as `folder/`, with one of their files."""
-    from ..bfr_core.weights.parts import named_like_parts
+    from ..bfr_core.models.checkpoints.parts import named_like_parts
 
     inside: dict[str, list[str]] = {}
     for file in files:

@@ -24,12 +24,12 @@ from bfr_core.errors import InputMediaError, RestoreError, SettingsError
 from bfr_core.methods.clr_face import METHOD
 from bfr_core.methods.clr_face.latent_mask import latent_mask
 from bfr_core.methods.clr_face.restore import Guidance, Known, guided_levels, noise_levels, predictor, recover
+from bfr_core.models.checkpoints.unfilled import unfilled
 from bfr_core.networks.restore_unet import RestoreUNet
 from bfr_core.registry import Config, Context, get_method, methods
 from bfr_core.restorer import Restorer, load_restorer
 from bfr_core.runtime import Runtime
 from bfr_core.seeding import Draws
-from bfr_core.weights.unfilled import unfilled
 
 SIDE = 32
 PRECISIONS = (torch.float32, torch.bfloat16)

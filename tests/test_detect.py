@@ -20,11 +20,12 @@ from bfr_core.backends.detectors.embedded import crop_square, cut_square
 from bfr_core.errors import InputMediaError, ModelError, WeightsError
 from bfr_core.faces.detect import Detector, detectors, load_detector
 from bfr_core.faces.passes import Candidates, merge, overlap, plan, to_frame
+from bfr_core.models.checkpoints.cards import embedded
+from bfr_core.models.checkpoints.files import sha256_of
 from bfr_core.models.registry import specs
 from bfr_core.models.spec import KnownFile, ModelSpec
 from bfr_core.networks.face_detector import FaceCascade, FaceDetectorNet, FaceRefinerNet, cells, fold
 from bfr_core.types import Face
-from bfr_core.weights import embedded, sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +383,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_embedded_file_is_small_and_matches_its_card() -> None:
-    from bfr_core.weights import read_card
+    from bfr_core.models.checkpoints.cards import read_card
 
     card = read_card("detector")
     assert embedded("detector").stat().st_size < 1_000_000

@@ -27,11 +27,11 @@ from bfr_core.methods.diffuse_restore.mask import RegionMask, changed
 from bfr_core.methods.diffuse_restore.model import DiffuseRestore
 from bfr_core.methods.diffuse_restore.region_mask import region_mask
 from bfr_core.methods.diffuse_restore.restore import Guidance, predictor
+from bfr_core.models.checkpoints.unfilled import unfilled
 from bfr_core.networks.restore_unet import RestoreUNet
 from bfr_core.registry import Context
 from bfr_core.runtime import Runtime
 from bfr_core.seeding import Draws
-from bfr_core.weights.unfilled import unfilled
 
 SIDE = 32
 # The forward process of the paper (T = 1000, betas from 1e-4 to 0.02), by hand.

@@ -14,8 +14,8 @@ import pytest
 from bfr_core.backends.detectors import yunet
 from bfr_core.cli import main
 from bfr_core.errors import WeightsError
+from bfr_core.models.checkpoints.download import download
 from bfr_core.models.spec import KnownFile
-from bfr_core.weights.download import download
 
 CONTENT = bytes(range(256)) * 4000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

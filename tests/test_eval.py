@@ -29,9 +29,9 @@ from bfr_core.evaluate.results import Item, Spread, WorstKeeper, badness
 from bfr_core.evaluate.tools import Tools
 from bfr_core.faces.detect import load_detector
 from bfr_core.faces.identity import arcface_crop
+from bfr_core.models.checkpoints.cards import embedded
 from bfr_core.networks.alexnet import AlexNetFeatures
 from bfr_core.networks.face_embedder import FaceEmbedder
-from bfr_core.weights import embedded
 
 SIDE = 128
 """Faces of this size keep the tests fast; no metric depends on 512."""

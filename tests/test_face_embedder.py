@@ -25,9 +25,9 @@ from bfr_core.faces.people import People
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.metrics.verification import accepted_at, agreement, roc_area, verification
 from bfr_core.models import loader
+from bfr_core.models.checkpoints.cards import embedded, read_card
 from bfr_core.networks.face_detector import fold
 from bfr_core.networks.face_embedder import FaceEmbedder
-from bfr_core.weights import embedded, read_card
 
 
 def tensor(image: np.ndarray) -> torch.Tensor:

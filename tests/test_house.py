@@ -39,7 +39,7 @@ def test_nothing_that_runs_code_or_calls_the_network():
             assert not {name.split(".")[0] for name in names} & banned, f"{path}:{node.lineno}"
 
 
-def test_only_weights_opens_checkpoints_and_only_atomic_writes_files():
+def test_only_one_room_opens_checkpoints_and_only_atomic_writes_files():
     for path, tree in trees():
         room = path.relative_to(ROOT).as_posix()
         for node in ast.walk(tree):
@@ -47,7 +47,7 @@ def test_only_weights_opens_checkpoints_and_only_atomic_writes_files():
                 continue
             name = ast.unparse(node.func)
             if name in {"torch.load", "safe_open"}:
-                assert room.startswith("bfr_core/weights/"), f"{room}:{node.lineno}"
+                assert room.startswith("bfr_core/models/checkpoints/"), f"{room}:{node.lineno}"
             if name.endswith(".open") or name == "open":
                 mode = "".join(a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str))
                 writes = set(mode) & set("wax+")

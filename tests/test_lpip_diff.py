@@ -22,11 +22,11 @@ from bfr_core.methods.lpip_diff import METHOD
 from bfr_core.methods.lpip_diff.model import LPIPDiff
 from bfr_core.methods.lpip_diff.picture import mirrored, restore_picture, tiled
 from bfr_core.methods.lpip_diff.restore import PATCH_BATCH, patch_size, quarter, sample
+from bfr_core.models.checkpoints.unfilled import unfilled
 from bfr_core.networks.restore_unet import RestoreUNet
 from bfr_core.registry import Context
 from bfr_core.runtime import Runtime
 from bfr_core.seeding import Draws
-from bfr_core.weights.unfilled import unfilled
 
 SIDE = 64
 # The forward process of the paper (betas from 1e-4 to 0.02, T = 1000), by hand.

@@ -37,8 +37,8 @@ from bfr_core.metrics.files import files, find
 from bfr_core.metrics.identity import degrees, identity_scores
 from bfr_core.metrics.landmarks import EYE_POINTS, detection_success_rate, lmd, nme
 from bfr_core.metrics.niqe import Niqe, fit_aggd
+from bfr_core.models.checkpoints.files import fill, load_state
 from bfr_core.networks.mobilefacenet import MobileFaceNet
-from bfr_core.weights import fill, load_state
 
 
 def picture(array: np.ndarray) -> torch.Tensor:

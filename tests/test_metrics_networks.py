@@ -15,11 +15,11 @@ from bfr_core.backends.expressions.hsemotion import EMOTIONS_7, EMOTIONS_8
 from bfr_core.backends.landmarkers.fan import FanLandmarks, decode_heatmaps
 from bfr_core.errors import InputMediaError, SettingsError, WeightsError
 from bfr_core.metrics.lpips import Lpips
+from bfr_core.models.checkpoints.files import load_state
 from bfr_core.models.loader import load
 from bfr_core.networks.alexnet import AlexNetFeatures, load_alexnet
 from bfr_core.networks.fan import CoordConv, Fan
 from bfr_core.networks.vgg import VggFeatures, load_vgg
-from bfr_core.weights import load_state
 
 VGG16 = [("c", 64), ("c", 64), "p", ("c", 128), ("c", 128), "p", *[("c", 256)] * 3, "p", *[("c", 512)] * 3, "p"]
 VGG16 = [*VGG16, *[("c", 512)] * 3]

@@ -26,10 +26,12 @@ from bfr_core.cli import main
 from bfr_core.cli import models as cli_models
 from bfr_core.cli import restore as cli_restore
 from bfr_core.errors import BfrError, SettingsError, WeightsError
+from bfr_core.models.checkpoints import cards, folders, parts
+from bfr_core.models.checkpoints.conversion import convert
+from bfr_core.models.checkpoints.files import load_state, sha256_of
+from bfr_core.models.checkpoints.parts import named_like_parts
 from bfr_core.registry import Config, Method, Part, get_method
 from bfr_core.restorer import load_restorer
-from bfr_core.weights import cards, convert, folders, load_state, parts, sha256_of
-from bfr_core.weights.parts import named_like_parts
 from train.export import write_weights
 
 pytestmark = opens_pickles
@@ -621,7 +623,12 @@ def test_nodes_offer_a_folder_of_parts_as_one_choice(tmp_path, monkeypatch):
         node = next(n for n in _nodes(pack) if n.define_schema().node_id == "BFR_LoadRestorer")
         models = pack.module("nodes.models")
         known = {"irn": models.methods()["irn"], "stand_in": _in_pack(pack)}
-        for name in ("bfr_core.registry", "bfr_core.weights.parts", "bfr_core.weights.folders", "nodes.models"):
+        for name in (
+            "bfr_core.registry",
+            "bfr_core.models.checkpoints.parts",
+            "bfr_core.models.checkpoints.folders",
+            "nodes.models",
+        ):
             monkeypatch.setattr(pack.module(name), "methods", lambda: known)
         base = host.models / "facerestore_models"
         base.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,11 @@ from bfr_core.cli import main
 from bfr_core.cli import models as cli_models
 from bfr_core.cli import restore as cli_restore
 from bfr_core.errors import WeightsError
+from bfr_core.models.checkpoints import cards, folders, origin, parts
+from bfr_core.models.checkpoints.files import sha256_of
+from bfr_core.models.checkpoints.origin import read_origin
 from bfr_core.registry import Config, Method, Part, identify
 from bfr_core.restorer import load_restorer
-from bfr_core.weights import cards, folders, origin, parts, read_origin, sha256_of
 from train.export import write_weights
 
 

@@ -30,11 +30,11 @@ from bfr_core.faces.people import DriftGate, People, usual_least
 from bfr_core.faces.reference import photo_identities
 from bfr_core.faces.select import select_faces
 from bfr_core.media.pictures import read_picture, to_float
+from bfr_core.models.checkpoints.cards import embedded, read_card
 from bfr_core.pipeline import Options, restore_frame, restore_whole
 from bfr_core.registry import Config, Method
 from bfr_core.restorer import Restorer, face_seed
 from bfr_core.types import Face
-from bfr_core.weights import embedded, read_card
 
 PROJECT = Path(__file__).resolve().parents[1]
 NAMES = ("A000361", "K000375", "S001142", "C000754")

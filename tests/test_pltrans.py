@@ -24,11 +24,11 @@ from bfr_core.methods.pltrans.prior import CrossAttention, PriorKeyValue
 from bfr_core.methods.pltrans.regulariser import Moments, Regulariser
 from bfr_core.methods.pltrans.restore import perturbations
 from bfr_core.methods.pltrans.strength import strength
+from bfr_core.models.checkpoints.unfilled import unfilled
 from bfr_core.registry import Context, get_method, identify
 from bfr_core.restorer import Restorer
 from bfr_core.runtime import Runtime
 from bfr_core.seeding import Draws
-from bfr_core.weights.unfilled import unfilled
 
 SEEDS = (5, 6, 7)
 FIXED = {"steps": "fixed", "n": 400, "s": 220, "transitions": 3, "fidelity": 0.5}

@@ -15,12 +15,12 @@ from bfr_core.diffusion.predictions import Prediction
 from bfr_core.diffusion.samplers import dpm_solver_pp
 from bfr_core.diffusion.schedules import linear
 from bfr_core.errors import InputMediaError, RestoreError, SettingsError
+from bfr_core.models.checkpoints.unfilled import unfilled
 from bfr_core.pipeline import Options, restore_frame
 from bfr_core.registry import Config, Input, Method, Param, get_method, methods
 from bfr_core.restorer import Restorer, face_seed, load_restorer
 from bfr_core.runtime import Runtime, pick_device
 from bfr_core.types import Face
-from bfr_core.weights.unfilled import unfilled
 
 
 class Brighten(nn.Module):

@@ -22,7 +22,7 @@ from train_stages import TinyConfig, TinyStage, config, tiny
 
 import train.__main__ as command
 from bfr_core.errors import InputMediaError, SettingsError, TrainError, WeightsError
-from bfr_core.weights import load_state
+from bfr_core.models.checkpoints.files import load_state
 from train import export as exporting
 from train.checkpoint import Checkpoints, read_checkpoint
 from train.config import load_config, to_dict

@@ -18,9 +18,9 @@ from bfr_core.backends.detectors.embedded import MIRRORED_POINTS
 from bfr_core.bench.detector import held_out_scenes
 from bfr_core.errors import InputMediaError, SettingsError
 from bfr_core.faces.detect import load_detector
+from bfr_core.models.checkpoints.cards import Card
 from bfr_core.networks.face_detector import BASE, STRIDES, FaceDetectorNet, FaceRefinerNet, Predictions, cells
 from bfr_core.types import Face
-from bfr_core.weights import Card
 from train.__main__ import main
 from train.checkpoint import Checkpoints, read_checkpoint
 from train.detection.crops import STORED, CropExamples, Crops, collect, move, vary

@@ -13,9 +13,10 @@ from scipy.stats import norm
 from tiny_diffusion import declare
 from train_command import exported, few_faces, train
 
+from bfr_core.models.checkpoints.files import load_state
+from bfr_core.models.checkpoints.origin import read_origin
 from bfr_core.restorer import load_restorer
 from bfr_core.runtime import Runtime
-from bfr_core.weights import load_state, read_origin
 from train import losses
 from train.diffusion import patches
 

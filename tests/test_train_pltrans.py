@@ -12,9 +12,9 @@ from marks import opens_pickles
 from tiny_pltrans import declare
 from train_command import exported, few_faces, train
 
+from bfr_core.models.checkpoints.files import load_state
 from bfr_core.restorer import load_restorer
 from bfr_core.runtime import Runtime
-from bfr_core.weights import load_state
 from train import losses
 
 pytestmark = opens_pickles

@@ -13,9 +13,9 @@ from tiny_vspbfr import declare
 from train_command import exported, few_faces
 
 import train.__main__ as command
+from bfr_core.models.checkpoints.files import load_state
 from bfr_core.restorer import load_restorer
 from bfr_core.runtime import Runtime
-from bfr_core.weights import load_state
 from train import loop
 
 CRITIC = {"4": 16, "8": 16, "16": 16, "32": 8}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bfr_core.errors import SettingsError, WeightsError
 from bfr_core.media.atomic import make_folder, publish
-from bfr_core.weights import sha256_of
+from bfr_core.models.checkpoints.files import sha256_of
 
 FORMAT = 1
 _KEEP = 2

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from bfr_core.diffusion.guidance import IdentityGuide
 from bfr_core.diffusion.levels import q_sample
 from bfr_core.errors import SettingsError, WeightsError
+from bfr_core.models.checkpoints.cards import load_embedded
+from bfr_core.models.checkpoints.files import fill, load_state
+from bfr_core.models.checkpoints.origin import read_origin
 from bfr_core.registry import Context, Method, get_method
-from bfr_core.weights import fill, load_embedded, load_state, read_origin
 
 from . import losses
 from .config import STRICT, Count, Phase, Positive

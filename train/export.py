@@ -14,7 +14,9 @@ from torch import Tensor
 
 from bfr_core.errors import SettingsError
 from bfr_core.media.atomic import publish
-from bfr_core.weights import Card, Origin, sha256_of
+from bfr_core.models.checkpoints.cards import Card
+from bfr_core.models.checkpoints.files import sha256_of
+from bfr_core.models.checkpoints.origin import Origin
 
 from .checkpoint import averaged, read_newest
 from .loop import chained

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from bfr_core.errors import SettingsError, TrainError
 from bfr_core.media.sheets import caption, row, stack
-from bfr_core.weights import fill, load_state
+from bfr_core.models.checkpoints.files import fill, load_state
 
 from .checkpoint import Checkpoints, averaged, read_newest
 from .config import RUNTIME_FIELDS, Phase, to_dict

@@ -14,9 +14,10 @@ from bfr_core.diffusion.levels import q_sample
 from bfr_core.diffusion.predictions import edm_scaling
 from bfr_core.methods.pltrans.model import PLTrans
 from bfr_core.methods.pltrans.regulariser import Regulariser
+from bfr_core.models.checkpoints.cards import load_embedded
+from bfr_core.models.checkpoints.files import fill, load_state
 from bfr_core.networks.vq import VQAutoencoder
 from bfr_core.registry import Context, get_method
-from bfr_core.weights import fill, load_embedded, load_state
 
 from . import losses
 from .config import STRICT, Count, Phase

@@ -23,9 +23,9 @@ from bfr_core.methods.vspbfr.diffuser import (
     predict,
 )
 from bfr_core.methods.vspbfr.model import StyleEncoderDecoder
+from bfr_core.models.checkpoints.files import fill, load_state
 from bfr_core.networks.stylegan2 import Discriminator, Noise
 from bfr_core.registry import get_method
-from bfr_core.weights import fill, load_state
 
 from . import losses
 from .adversary import judge

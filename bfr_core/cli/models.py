@@ -14,8 +14,8 @@ from ..registry import methods
 from ._output import FAILED, show
 
 if TYPE_CHECKING:
+    from ..models.checkpoints.cards import Card
     from ..models.spec import KnownFile, ModelSpec
-    from ..weights import Card
 
 _LISTED = [role for role in ROLES if role != "restorer"]
 """Roles whose models are listed and fetched one by one; restorers are listed by method and config."""
@@ -50,8 +50,8 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
 
 
 def _models_list(args: argparse.Namespace) -> int:
+    from ..models.checkpoints.cards import read_card
     from ..models.loader import available
-    from ..weights import read_card
 
     for method in methods().values():
         show(f"{method.id}: {method.title}. {method.summary}")
@@ -78,8 +78,8 @@ def _models_list(args: argparse.Namespace) -> int:
 
 
 def _models_verify(args: argparse.Namespace) -> int:
-    from ..weights import embedded, embedded_cards
-    from ..weights.parts import candidates
+    from ..models.checkpoints.cards import embedded, embedded_cards
+    from ..models.checkpoints.parts import candidates
 
     files = [file for path in args.files for file in ((path.is_dir() and candidates(path)) or [path])]
     wanted = [(path, None) for path in files] or [(embedded(card.name), card) for card in embedded_cards()]
@@ -95,9 +95,10 @@ def _models_verify(args: argparse.Namespace) -> int:
 
 def _verified(path: Path, card: Card | None) -> str:
     """Check a file, against its card where it has one, and say what it is."""
+    from ..models.checkpoints.files import load_state, sha256_of
+    from ..models.checkpoints.origin import read_origin
+    from ..models.checkpoints.parts import find_contents
     from ..registry import identify
-    from ..weights import load_state, read_origin, sha256_of
-    from ..weights.parts import find_contents
 
     contents = find_contents(path) if path.is_file() and card is None else None
     if contents:
@@ -124,7 +125,7 @@ def _models_fetch(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..errors import WeightsError
-    from ..weights.download import download
+    from ..models.checkpoints.download import download
 
     fetchable = _fetchable()
     if args.model not in fetchable:
@@ -149,8 +150,8 @@ def _models_fetch(args: argparse.Namespace) -> int:
 
 
 def _models_convert(args: argparse.Namespace) -> int:
+    from ..models.checkpoints.conversion import convert
     from ..runtime import DTYPES
-    from ..weights import convert
 
     for written in convert(args.source, args.out, dtype=DTYPES[args.dtype] if args.dtype else None):
         show(f"{written['path']}: {written['tensors']} tensors, {written['bytes']} bytes, sha256 {written['sha256']}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputMediaError, WeightsError
-from ..weights.arrays import load_arrays
+from ..models.checkpoints.arrays import load_arrays
 
 _FEATURE_NAMES = ("", "features", "activations", "pool3", "arr_0")
 _STATISTIC_NAMES = (("mu", "sigma"), ("mean", "cov"), ("mean", "covariance"))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputMediaError, WeightsError
+from ..models.checkpoints.files import load_state
 from ..networks.alexnet import AlexNetFeatures, alexnet_of
 from ..networks.vgg import FeatureNet, VggFeatures, describe_keys, fill_features, vgg_of
-from ..weights import load_state
 from .fidelity import require_pair
 
 _LAYERS = {

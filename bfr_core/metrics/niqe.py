@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputMediaError, WeightsError
 from ..media.atomic import publish
-from ..weights.arrays import load_arrays
+from ..models.checkpoints.arrays import load_arrays
 
 _BLOCK = 96
 _FEATURES = 36

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ..errors import ModelError, WeightsError
-from ..weights.cards import embedded
-from ..weights.files import KEPT, sha256_of
+from .checkpoints.cards import embedded
+from .checkpoints.files import KEPT, sha256_of
 from .checkpoints.foreign import foreign
 from .registry import specs
 from .roles import ROLES

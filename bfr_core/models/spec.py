@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..weights.cards import load_embedded
-from ..weights.files import fill, load_state
+from .checkpoints.cards import load_embedded
+from .checkpoints.files import fill, load_state
 
 TORCH_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 """Of files that hold a state dict, whose keys tell what it is."""

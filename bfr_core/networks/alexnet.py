@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-from ..weights import load_state
+from ..models.checkpoints.files import load_state
 from .vgg import FeatureNet, describe_keys, fill_features
 
 

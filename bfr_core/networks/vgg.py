@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SettingsError, WeightsError
-from ..weights import fill, load_state
+from ..models.checkpoints.files import fill, load_state
 
 _CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Convolutions of each of the five stages, by depth."""

@@ -1,9 +1,12 @@
-"""The only room that opens checkpoints: safe loading, hashes, finite checks, conversion, embedded weights and cards."""
+"""The weights that come with the package, in `embedded/`; who opens them stands in `models.checkpoints`.
 
-from .cards import Card, embedded, embedded_cards, load_embedded, read_card
-from .conversion import convert
-from .files import fill, load_state, sha256_of
-from .origin import Origin, read_origin
+The names below were here until now and are kept for one release.
+"""
+
+from ..models.checkpoints.cards import Card, embedded, embedded_cards, load_embedded, read_card
+from ..models.checkpoints.conversion import convert
+from ..models.checkpoints.files import fill, load_state, sha256_of
+from ..models.checkpoints.origin import Origin, read_origin
 
 __all__ = [
     "Card",

@@ -18,8 +18,9 @@ from typing import Any
 from torch import Tensor
 
 from bfr_core.errors import BfrError
+from bfr_core.models.checkpoints.cards import Card
+from bfr_core.models.checkpoints.files import fill
 from bfr_core.networks.face_detector import FaceDetectorNet, FaceRefinerNet, fold
-from bfr_core.weights import Card, fill
 
 from ..checkpoint import averaged, read_newest
 from ..export import images_seen, licence_of, write_weights

@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from bfr_core.diffusion.predictions import edm_denoised
+from bfr_core.models.checkpoints.files import fill, load_state
 from bfr_core.registry import get_method
-from bfr_core.weights import fill, load_state
 
 from .. import losses
 from ..config import STRICT

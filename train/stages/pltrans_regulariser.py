@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from bfr_core.weights import fill, load_state
+from bfr_core.models.checkpoints.files import fill, load_state
 
 from ..pairs import FREE, RestorePhase
 from ..pltrans import PLTransConfig, PLTransStage, RegulariserNet, RestorationNet, regularising

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from bfr_core.backends.recognizers.embedded import LAYOUT
 from bfr_core.errors import SettingsError
 from bfr_core.faces.identity import RecognizerNet, load_recognizer
+from bfr_core.models.checkpoints.files import fill
 from bfr_core.networks.face_detector import fold
 from bfr_core.networks.face_embedder import FaceEmbedder
-from bfr_core.weights import fill
 
 from ..config import STRICT, Count, Phase, Share, TrainConfig
 from ..data import Batch, Examples

@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from bfr_core.errors import SettingsError
+from bfr_core.models.checkpoints.files import fill
 from bfr_core.networks.face_detector import FaceDetectorNet, FaceRefinerNet
-from bfr_core.weights import fill
 
 from ..checkpoint import averaged, read_newest
 from ..config import STRICT, Count, Phase

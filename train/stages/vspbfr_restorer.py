@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from bfr_core.methods.vspbfr.restoration import DILATIONS, UNDILATED, PrintedRestorationNet, RestorationNet
-from bfr_core.weights import fill, load_state
+from bfr_core.models.checkpoints.files import fill, load_state
 
 from .. import losses
 from ..adversary import crop

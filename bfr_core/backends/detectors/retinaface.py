@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
+from ...models.checkpoints.files import fill
 from ...models.spec import Checkpoint, KnownFile, ModelSpec
 from ...types import Face
-from ...weights.files import fill
 from ._pictures import Found, detect_each
 
 THRESHOLD = 0.8

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from ...faces.identity import ARCFACE_WINDOW, Preprocessing, RecognizerLayout
+from ...models.checkpoints.cards import read_card
 from ...models.spec import ModelSpec, has_all
-from ...weights.cards import read_card
 
 _WEIGHTS = "recogniser"
 

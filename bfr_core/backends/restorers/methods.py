@@ -42,7 +42,7 @@ def _declared(method: registry.Method, order: int) -> ModelSpec:
 
 def _beside(path: Path) -> Sequence[Path]:
     """Return the files of a folder, or those around a file that is named like a part of a network."""
-    from ...weights.parts import candidates
+    from ...models.checkpoints.parts import candidates
 
     names = {Path(part.file).stem for method in registry.methods().values() for part in method.parts}
     if path.is_dir() or path.stem in names:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import WeightsError
-from ..registry import Config, Method, Part, methods
+from ...errors import WeightsError
+from ...registry import Config, Method, Part, methods
 from .cards import embedded, load_embedded
 from .files import KEPT
 from .parts import SUFFIXES, Contents, called, candidates, get_them, inspect, misfit

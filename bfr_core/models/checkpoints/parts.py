@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import WeightsError
-from ..registry import Config, Method, Part, identify, methods
+from ...errors import WeightsError
+from ...registry import Config, Method, Part, identify, methods
 from .files import (
     KEPT,
     check_finite,

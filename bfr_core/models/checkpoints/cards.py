@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import WeightsError
+from ...errors import WeightsError
 from .files import load_state
 
-_FOLDER = Path(__file__).parent / "embedded"
+_FOLDER = Path(__file__).parents[2] / "weights" / "embedded"
 
 
 @dataclass(frozen=True, slots=True)

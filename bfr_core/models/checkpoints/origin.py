@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors
 from safetensors import safe_open
 
-from ..registry import methods
+from ...registry import methods
 
 _PREFIX = "bfr."
 """Of our entries among those of others."""

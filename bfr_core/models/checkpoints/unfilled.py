@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..registry import Config, Method
+from ...registry import Config, Method
 
 
 class _NoRandomStart(TorchFunctionMode):

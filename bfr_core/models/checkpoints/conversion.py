@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SettingsError, WeightsError
-from ..media.atomic import make_folder, publish
+from ...errors import SettingsError, WeightsError
+from ...media.atomic import make_folder, publish
 from .files import KEPT, is_finite, load_state, sha256_of
 from .folders import find_method, locate
 from .origin import Origin, read_origin

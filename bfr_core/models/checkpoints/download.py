@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ..errors import WeightsError
-from ..media.atomic import append_part, make_folder, publish_part
+from ...errors import WeightsError
+from ...media.atomic import append_part, make_folder, publish_part
 from .files import sha256_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load as load_safetensors
 from torch import Tensor
 
-from ..errors import WeightsError
+from ...errors import WeightsError
 from .files import KEPT, require_safe_torch, sniff
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".pth", ".pt")

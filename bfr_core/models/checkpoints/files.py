@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..errors import WeightsError
+from ...errors import WeightsError
 
 _SAFE_TORCH = (2, 10)
 _WRAPPERS = ("params_ema", "params-ema", "params", "g_ema", "ema", "state_dict", "model", "net")
