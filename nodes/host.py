@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from ..bfr_core.errors import InputMediaError, OutputMediaError, WeightsError
 from ..bfr_core.media.atomic import make_folder
 from ..bfr_core.media.sheets import row, to_bytes
+from ..bfr_core.models.registry import specs
 from ..bfr_core.runtime import Runtime
 
 FOLDERS = {
-    "facerestore_models": (".safetensors", ".pth", ".pt"),
-    "facedetection": (".safetensors", ".pth", ".pt", ".onnx"),
-    "insightface": (".safetensors", ".pth", ".pt"),
+    "facerestore_models": ("restorer",),
+    "facedetection": ("detector", "landmarker"),
+    "insightface": ("recognizer",),
 }
-"""Model folders and the suffixes we can open. Other face packs use them too, so people keep one copy of each file."""
+"""Model folders and the roles whose files lie there. Other face packs use them too, so people keep one copy of each."""
 
 _OTHERS = {"insightface": (".onnx",)}
 """What other packs look for in a folder of theirs that we may be the first to name."""
@@ -43,16 +44,21 @@ _SAVED = " [output]"
 
 def register_folders() -> None:
     """Make the model folders known; entries that other packs or the user's yaml file made stay."""
-    for name, suffixes in FOLDERS.items():
+    for name in FOLDERS:
         new = name not in folder_paths.folder_names_and_paths
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
         if new:  # a new name has an empty suffix set, which lists every file
-            folder_paths.folder_names_and_paths[name][1].update((*suffixes, *_OTHERS.get(name, ())))
+            folder_paths.folder_names_and_paths[name][1].update((*_suffixes(name), *_OTHERS.get(name, ())))
 
 
 def model_files(folder: str) -> list[str]:
     """Return the weight files in one of our model folders, read anew each time."""
-    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(FOLDERS[folder])]
+    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(_suffixes(folder))]
+
+
+def _suffixes(folder: str) -> tuple[str, ...]:
+    """Return the suffixes of what the models of a folder's roles read."""
+    return tuple({suffix for role in FOLDERS[folder] for spec in specs(role) for suffix in spec.suffixes})
 
 
 def model_folders(folder: str) -> list[Path]:

@@ -10,7 +10,7 @@ from ..bfr_core.errors import SettingsError, WeightsError
 from ..bfr_core.models.loader import file_time, load
 from ..bfr_core.models.registry import get_spec, specs
 from ..bfr_core.registry import get_method, methods
-from .host import Managed, device, model_files, model_folders, model_path
+from .host import FOLDERS, Managed, device, model_files, model_folders, model_path
 
 if TYPE_CHECKING:
     from ..bfr_core.diffusion.guidance import IdentityGuide
@@ -30,12 +30,7 @@ FIVE_POINTS = "five points"
 _FIRST = "irn"
 """The method that lists begin with, and so start from: it needs one pass and no file."""
 
-_FOLDERS = {
-    "detector": "facedetection",
-    "landmarker": "facedetection",
-    "recognizer": "insightface",
-    "restorer": "facerestore_models",
-}
+_FOLDERS = {role: folder for folder, roles in FOLDERS.items() for role in roles}
 """The model folder of each role that nodes choose files of."""
 
 _WITHOUT = {"detector": AUTOMATIC, "landmarker": FIVE_POINTS, "recognizer": EMBEDDED, "restorer": EMBEDDED}

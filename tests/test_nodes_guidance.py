@@ -54,7 +54,7 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     base = tmp_path_factory.mktemp("host")
     with FakeHost(base, newer=request.param == "new") as host:
         pack = host.load(PROJECT)
-        registry, identity = pack.module("bfr_core.registry"), pack.module("bfr_core.faces.identity")
+        registry = pack.module("bfr_core.registry")
         for name, options in OPTIONS.items():
             config = registry.Config("tiny", "tiny", SIZE, options, embedded=("none",), defaults=DEFAULTS[name])
             registry.methods()[name] = replace(registry.get_method(name), configs=(config,))
@@ -76,7 +76,8 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             (restorers[name],) = execute(
                 nodes["BFR_LoadRestorer"], method=f"{name}/tiny", weights=f"{name}_all.safetensors"
             )
-        save_file(identity.MobileFaceNet().state_dict(), host.models / "insightface" / "mine.safetensors")
+        recogniser = pack.module("bfr_core.networks.mobilefacenet").MobileFaceNet()
+        save_file(recogniser.state_dict(), host.models / "insightface" / "mine.safetensors")
         (host.models / "insightface" / "buffalo.onnx").write_bytes(b"")
         yield SimpleNamespace(host=host, pack=pack, nodes=nodes, **restorers)
 

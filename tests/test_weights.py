@@ -170,7 +170,8 @@ def test_row10_expanded_tensor_is_refused_before_any_copy(tmp_path):
     assert path.stat().st_size < 10_000
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))\n"
-        "from pathlib import Path\nfrom bfr_core.models.checkpoints.files import load_state\nfrom bfr_core.errors import WeightsError\n"
+        "from pathlib import Path\nfrom bfr_core.models.checkpoints.files import load_state\n"
+        "from bfr_core.errors import WeightsError\n"
         "try: load_state(Path(sys.argv[1]))\nexcept WeightsError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
@@ -206,7 +207,8 @@ def test_row11_a_loaded_file_may_be_replaced(good):
 def test_row13_two_processes_convert_at_once(tmp_path):
     source, target = tmp_path / "a.pth", tmp_path / "a.safetensors"
     torch.save({"w": torch.randn(500, 500)}, source)
-    script = "import sys; from pathlib import Path; from bfr_core.models.checkpoints.conversion import convert; convert(*map(Path, sys.argv[1:]))"
+    script = "import sys; from pathlib import Path; from bfr_core.models.checkpoints.conversion import convert; "
+        "convert(*map(Path, sys.argv[1:]))"
     command = [sys.executable, "-c", script, str(source), str(target)]
     both = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]

@@ -20,7 +20,7 @@ from .checkpoints.files import KEPT, sha256_of
 from .checkpoints.foreign import foreign
 from .registry import specs
 from .roles import ROLES
-from .spec import TORCH_SUFFIXES, Checkpoint, ModelSpec
+from .spec import Checkpoint, ModelSpec
 
 _kept: dict[tuple[Any, ...], tuple[float, Any]] = {}
 """Each with the time of its file: a replaced file takes the place of the old one in memory."""
@@ -242,7 +242,7 @@ def _either(words: Sequence[str]) -> str:
 
 def _contents(checkpoint: Checkpoint) -> str:
     """Say what a file holds: a model of the role that was asked for, one that people mistake for it, or another's."""
-    if checkpoint.path.suffix.lower() not in TORCH_SUFFIXES:
+    if "state" not in vars(checkpoint):  # of a format whose keys nobody read
         return "another model"
     keys = checkpoint.state
     own = checkpoint.spec.role

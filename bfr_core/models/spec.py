@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .checkpoints.cards import load_embedded
 from .checkpoints.files import fill, load_state
 
-TORCH_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
+TORCH_SUFFIXES = (".safetensors", ".pth", ".pt")
 """Of files that hold a state dict, whose keys tell what it is."""
 
 
