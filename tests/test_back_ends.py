@@ -160,11 +160,24 @@ def test_a_strange_file_is_named(tmp_path, role, keys, says):
     assert f"the file holds {says}" in caught.value.found
 
 
+def test_verify_names_models_of_every_role(tmp_path, capsys):
+    path = tmp_path / "some.safetensors"
+    for keys, says in (
+        (("conv1.conv.weight", "m3.coordconv.conv.weight", "l3.bias"), "98-point FAN"),
+        (("a",), "no model"),
+    ):
+        save_file({key: torch.zeros(1) for key in keys}, path)
+        assert main(["models", "verify", str(path)]) == 0
+        assert f": {says}" in capsys.readouterr().out
+
+
 def test_unknown_names_and_missing_packages(monkeypatch):
-    with pytest.raises(ModelError, match="Unknown landmark network 'nobody'.*expected one of fan"):
+    with pytest.raises(ModelError, match=r"Unknown landmark network 'nobody'.*expected one of fan"):
         get_spec("landmarker", "nobody")
     monkeypatch.setattr("importlib.util.find_spec", lambda module, package=None: None)
-    with pytest.raises(ModelError, match="The expression classifier hsemotion cannot run here.*cv2 cannot be imported"):
+    with pytest.raises(
+        ModelError, match=r"The expression classifier hsemotion cannot run here.*cv2 cannot be imported"
+    ):
         load("expression")
 
 

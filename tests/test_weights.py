@@ -207,8 +207,10 @@ def test_row11_a_loaded_file_may_be_replaced(good):
 def test_row13_two_processes_convert_at_once(tmp_path):
     source, target = tmp_path / "a.pth", tmp_path / "a.safetensors"
     torch.save({"w": torch.randn(500, 500)}, source)
-    script = "import sys; from pathlib import Path; from bfr_core.models.checkpoints.conversion import convert; "
+    script = (
+        "import sys; from pathlib import Path; from bfr_core.models.checkpoints.conversion import convert; "
         "convert(*map(Path, sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", script, str(source), str(target)]
     both = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]

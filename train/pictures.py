@@ -19,10 +19,11 @@ import torch
 
 from bfr_core.errors import InputMediaError, OutputMediaError
 from bfr_core.faces.align import align_face
-from bfr_core.faces.detect import Detector, load_detector
+from bfr_core.faces.detect import load_detector
 from bfr_core.media.atomic import make_folder, publish
 from bfr_core.media.pictures import decode_picture, to_float
 from bfr_core.media.sheets import to_bytes
+from bfr_core.models.roles import FaceDetector
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}
 SMALLEST = 64
@@ -134,7 +135,7 @@ class Pictures:
         self._align, self._store, self._memory = align, store, memory
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0
-        self._detector: Detector | None = None
+        self._detector: FaceDetector | None = None
 
     def __len__(self) -> int:
         return len(self.sources)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from ..degrade.chain import degrade, fixed
-from ..faces.detect import Detector, load_detector
+from ..faces.detect import load_detector
 from ..faces.passes import overlap
 from ..media.pictures import read_picture
+from ..models.roles import FaceDetector
 from ..types import Face
 
 _SUFFIXES = {".jpg", ".png"}
@@ -33,7 +34,7 @@ def held_out_scenes(shared: Path) -> dict[str, list[dict[str, Any]]]:
     return {name: faces for name, faces in sorted(labels.items()) if zlib.crc32(name.encode()) % 10 == 0}
 
 
-def bench_detector(shared: Path, detector: Detector | None = None, *, quick: bool = False) -> dict[str, Any]:
+def bench_detector(shared: Path, detector: FaceDetector | None = None, *, quick: bool = False) -> dict[str, Any]:
     """Return the figures of `detector`, the embedded one by default.
 
     Args:
@@ -85,7 +86,7 @@ def to_frames(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
 
 
-def _find(detector: Detector, image: np.ndarray) -> list[Face]:
+def _find(detector: FaceDetector, image: np.ndarray) -> list[Face]:
     return detector.detect(to_frames(image))[0]
 
 
@@ -93,7 +94,7 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
 
 
-def _scenes(shared: Path, detector: Detector, params: Any) -> dict[str, float]:
+def _scenes(shared: Path, detector: FaceDetector, params: Any) -> dict[str, float]:
     wanted = matched = extra = 0
     errors: list[float] = []
     for name, labels in held_out_scenes(shared).items():
@@ -188,7 +189,7 @@ def _textures() -> dict[str, np.ndarray]:
     }
 
 
-def _seconds(detector: Detector, image: np.ndarray) -> float:
+def _seconds(detector: FaceDetector, image: np.ndarray) -> float:
     frames = to_frames(image)
     detector.detect(frames)
     times = []

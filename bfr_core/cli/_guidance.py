@@ -39,7 +39,11 @@ def add_guidance(parser: argparse.ArgumentParser) -> None:
         "--guide-strength", type=float, metavar="X", help="multiplies the method's own scale, 0 to 10 (1)"
     )
     group.add_argument(
-        "--recogniser", type=Path, metavar="FILE", help="who tells faces apart, such as model_ir_se50.pth (embedded)"
+        "--recogniser",
+        "--recognizer",
+        type=Path,
+        metavar="FILE",
+        help="who tells faces apart, such as model_ir_se50.pth (embedded)",
     )
     group.add_argument(
         "--mask", type=Path, metavar="FILE",

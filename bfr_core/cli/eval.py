@@ -31,7 +31,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     )  # fmt: skip
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder with the files that some metrics need")
     parser.add_argument(
-        "--recogniser", type=Path, metavar="FILE",
+        "--recogniser", "--recognizer", type=Path, metavar="FILE",
         help="face recogniser for the identity metrics, such as ArcFace (one in --weights, else the embedded one)",
     )  # fmt: skip
     for side in ("restored", "input", "truth"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BfrError
-from ..models.registry import specs
+from ..models.registry import describe, specs
 from ..models.roles import ROLES
 from ..registry import methods
 from ._output import FAILED, show
@@ -111,7 +111,8 @@ def _verified(path: Path, card: Card | None) -> str:
         model = f"{card.method}, {card.title}"
     else:
         origin = read_origin(path)
-        model = origin.words if origin else identify(state.keys()) or "no method of this package"
+        known = identify(state.keys()) or describe(state.keys())
+        model = origin.words if origin else known or "no model of this package"
     return f"{model}, {count / 1e6:.2f} M numbers, all finite, sha256 {sha256_of(path)}"
 
 

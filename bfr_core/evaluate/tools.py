@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,10 +20,7 @@ from ..metrics.lpips import Lpips
 from ..metrics.niqe import Niqe
 from ..metrics.temporal import Motion
 from ..models.loader import load
-from ..models.roles import ExpressionClassifier, FaceLandmarker
-
-if TYPE_CHECKING:
-    from ..faces.detect import Detector
+from ..models.roles import ExpressionClassifier, FaceDetector, FaceLandmarker
 
 FEATURES = {
     "features_restored": "give --features-restored FILE, the Inception features of the restored faces, a row each",
@@ -57,7 +53,7 @@ class Tools:
         folder: Path | None = None,
         given: Mapping[str, Path] | None = None,
         device: torch.device | str = "cpu",
-        detector: Detector | None = None,
+        detector: FaceDetector | None = None,
     ) -> None:
         self.folder, self.given, self.device = folder, dict(given or {}), torch.device(device)
         self._detector = detector
@@ -101,7 +97,7 @@ class Tools:
         return todo + (f", or {OPTIONS[key]}" if key in OPTIONS else "")
 
     @cached_property
-    def detector(self) -> Detector:
+    def detector(self) -> FaceDetector:
         """What finds the five points."""
         return self._detector or load_detector(device=self.device)
 

@@ -14,13 +14,13 @@ from .align import align_face
 from .identity import FaceRecognizer, identities
 
 if TYPE_CHECKING:
-    from .detect import Detector
+    from ..models.roles import FaceDetector
 
 
 def photo_identities(
     recogniser: FaceRecognizer,
     photos: Sequence[Tensor],
-    detector: Detector,
+    detector: FaceDetector,
     *,
     check_cancel: Callable[[], None] = lambda: None,
 ) -> Tensor:
@@ -62,7 +62,7 @@ def photo_identities(
 def reference_identity(
     recogniser: FaceRecognizer,
     photos: Sequence[Tensor],
-    detector: Detector,
+    detector: FaceDetector,
     *,
     check_cancel: Callable[[], None] = lambda: None,
 ) -> Tensor:

@@ -17,8 +17,7 @@ import torch
 from ..errors import ModelError, WeightsError
 from .checkpoints.cards import embedded
 from .checkpoints.files import KEPT, sha256_of
-from .checkpoints.foreign import foreign
-from .registry import specs
+from .registry import describe, specs
 from .roles import ROLES
 from .spec import Checkpoint, ModelSpec
 
@@ -241,15 +240,10 @@ def _either(words: Sequence[str]) -> str:
 
 
 def _contents(checkpoint: Checkpoint) -> str:
-    """Say what a file holds: a model of the role that was asked for, one that people mistake for it, or another's."""
     if "state" not in vars(checkpoint):  # of a format whose keys nobody read
         return "another model"
     keys = checkpoint.state
-    own = checkpoint.spec.role
-    roles = [own, *(role for role in ROLES if role != own)]
-    titles = [[spec.title for spec in specs(role) if spec.detect and spec.detect(keys)] for role in roles]
-    named = [*titles[0], foreign(keys), *(title for others in titles[1:] for title in others)]
-    return next(filter(None, named), None) or f"an unknown model with keys {', '.join(list(keys)[:3])}"
+    return describe(keys, checkpoint.spec.role) or f"an unknown model with keys {', '.join(list(keys)[:3])}"
 
 
 def _get(spec: ModelSpec) -> str:

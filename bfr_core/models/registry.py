@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Collection
 
 from ..errors import ModelError
+from .checkpoints.foreign import foreign
 from .roles import ROLES
 from .spec import ModelSpec
 
@@ -40,3 +42,13 @@ def get_spec(role: str, name: str = "") -> ModelSpec:
         kept="Nothing was changed",
         todo=f"Choose a {ROLES[role].title} from the list",
     )
+
+
+def describe(keys: Collection[str], role: str = "") -> str | None:
+    """Say what a state dict with these keys is of, None where nobody knows.
+
+    A model of the role that was asked for comes first, then what people mistake for one of ours, then other roles'.
+    """
+    titles = {name: [spec.title for spec in specs(name) if spec.detect and spec.detect(keys)] for name in ROLES}
+    named = [*titles.pop(role, []), foreign(keys), *(title for others in titles.values() for title in others)]
+    return next(filter(None, named), None)

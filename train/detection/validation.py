@@ -11,8 +11,8 @@ import numpy as np
 from bfr_core.bench.detector import to_frames
 from bfr_core.degrade.chain import degrade, fixed
 from bfr_core.errors import InputMediaError
-from bfr_core.faces.detect import Detector
 from bfr_core.faces.passes import overlap
+from bfr_core.models.roles import FaceDetector
 from bfr_core.types import Face
 
 from ..stage import Check, Nets, Validator
@@ -41,7 +41,7 @@ class DetectionValidator(Validator):
 
     columns: ClassVar[str] = "labels | found | found after 8x down and JPEG 60"
 
-    def __init__(self, pictures: LabelledPictures, build: Callable[[Nets], Detector], *, limit: int) -> None:
+    def __init__(self, pictures: LabelledPictures, build: Callable[[Nets], FaceDetector], *, limit: int) -> None:
         if not pictures.held:
             raise InputMediaError(
                 "There is nothing to validate the detector on",
