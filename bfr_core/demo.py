@@ -15,7 +15,7 @@ from .faces.detect import load_detector
 from .media.pictures import Picture, write_picture
 from .media.sheets import caption, row, stack, to_bytes
 from .metrics.fidelity import laplacian_variance, psnr
-from .pipeline import Options, restore_frame
+from .restoration.photo import restore_photo
 from .restorer import load_restorer
 from .runtime import Runtime, pick_device
 
@@ -54,7 +54,7 @@ def run(out: Path, *, seed: int = 2, device: str = "auto") -> str:
     low = torch.from_numpy(degrade(to_bytes(truth), params)).permute(2, 0, 1).float() / 255
     restorer = load_restorer("irn")
     runtime = Runtime(device=pick_device(device))
-    result = restore_frame(low, restorer, load_detector(device=runtime.device), options=Options(), runtime=runtime)
+    result = restore_photo(low, restorer, load_detector(device=runtime.device), runtime=runtime)
     if not result.crops:
         raise InputMediaError(
             "The demo found no face",

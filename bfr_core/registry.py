@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -139,6 +139,9 @@ class Config:
     """Weights of other methods that come with the package and fill a child of this network, by the child's prefix."""
     defaults: Mapping[str, Value] = field(default_factory=dict)
     """Settings that this config starts from, where they are not the method's."""
+    colours: Literal["input", "method"] = "input"
+    """Whose colours restored faces have where nobody says. Small weights drift in colour, so theirs are the input's;
+    `official` and `paper` weights show what their authors' code shows."""
 
 
 @dataclass(frozen=True, slots=True)

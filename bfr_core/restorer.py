@@ -112,6 +112,20 @@ class Restorer:
         with torch.inference_mode(False), torch.no_grad():  # what guides must be able to switch gradients on
             return self._restore(faces, list(seeds), chosen, beside, runtime)
 
+    def restore_picture(
+        self, picture: Tensor, *, seed: int, settings: Mapping[str, Any] | None = None, runtime: Runtime
+    ) -> Tensor:
+        """Restore a picture of any size as a whole, faces and all.
+
+        Shapes: picture (3, H, W) float32 RGB [0, 1]; returns the same.
+
+        Raises:
+            InputMediaError: wrong shape or range.
+            SettingsError: an unknown or unfit setting, or a method that restores faces only.
+            RestoreError: out of memory with one patch, or numbers that are not finite even in float32.
+        """
+        return whole_picture(self.method)(self, picture, seed=seed, settings=settings, runtime=runtime)
+
     def _restore(
         self,
         faces: Tensor,
@@ -212,6 +226,23 @@ class Restorer:
                 kept="Nothing was changed",
                 todo="Give one seed per face",
             )
+
+
+def whole_picture(method: Method) -> Callable[..., Tensor]:
+    """Return how a method restores a whole picture.
+
+    Raises:
+        SettingsError: it restores faces only.
+    """
+    if method.picture is None:
+        able = ", ".join(other.id for other in methods().values() if other.picture)
+        raise SettingsError(
+            f"{method.title} restores faces, not whole pictures",
+            found=f"a whole picture was asked for; expected one of the methods that can: {able or 'none here'}",
+            kept="The picture is unchanged",
+            todo="Leave --whole out, or choose another method",
+        )
+    return method.picture
 
 
 def load_restorer(method_id: str, config: str = "", *, weights: Path | None = None) -> Restorer:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -64,29 +64,132 @@ def _span(low: float, high: float, mean: float) -> str:
     return least if least == most else f"{least} to {most} (mean {middle})"
 
 
-@dataclass(slots=True)
-class Runtime:
-    """One run's resources and its line to the host."""
+def _no_progress(done: int, total: int) -> None:
+    """Hear of nothing."""
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    dtype: torch.dtype = torch.float32
-    batch: int = 4
-    """Most items in one call of a network."""
-    on_progress: Callable[[int, int], None] = lambda done, total: None
-    on_step: Callable[[int, int], None] = lambda index, total: None
-    """Hears of each step of the faces at work, before it, from methods that take steps."""
-    check_cancel: Callable[[], None] = lambda: None
-    """Raises when the host wants the run to stop; whatever it raises passes through untouched."""
-    prepare: Callable[[nn.Module], nn.Module] | None = None
-    """Brings a network to the device; None moves it with `.to`. A host puts its memory management here."""
-    notes: list[str] = field(default_factory=list)
-    """What was not done as asked, and what methods read in the faces; goes into the report."""
-    _told: dict[str, _Summary] = field(default_factory=dict, init=False, repr=False)
-    _pending: list[tuple[str, Numbers]] = field(default_factory=list, init=False, repr=False)
+
+def _no_cancel() -> None:
+    """Never stop."""
+
+
+class _Record:
+    """What a run learns on its way, shared by the run and the copies that are derived from it."""
+
+    def __init__(self, batch: int, notes: list[str] | None = None) -> None:
+        self.batch = batch
+        """Most items in one call of a network, as far as memory allowed."""
+        self.notes: list[str] = [] if notes is None else notes
+        self.told: dict[str, _Summary] = {}
+        self.pending: list[tuple[str, Numbers]] = []
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Machine:
+    """Where a run computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    prepare: Callable[[nn.Module], nn.Module] | None
+
+
+class Runtime:
+    """One run's resources and its line to the host.
+
+    It is made once and never written to: who needs other callbacks derives a copy (`derived`, `scaled`, `silent`), who
+    begins another report a copy with notes of its own (`renewed`). What memory allows is learnt once for all of them.
+
+    Args:
+        device: where networks compute.
+        dtype: their precision; below float32 under autocast.
+        batch: most items in one call of a network; less where memory runs out.
+        on_progress: hears of items done and items in all.
+        on_step: hears of each step of the faces at work, before it, from methods that take steps.
+        check_cancel: raises when the host wants the run to stop; whatever it raises passes through untouched.
+        prepare: brings a network to the device; None moves it with `.to`. A host puts its memory management here.
+    """
+
+    __slots__ = ("_machine", "_record", "check_cancel", "on_progress", "on_step")
+
+    def __init__(
+        self,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        batch: int = 4,
+        on_progress: Callable[[int, int], None] = _no_progress,
+        on_step: Callable[[int, int], None] = _no_progress,
+        check_cancel: Callable[[], None] = _no_cancel,
+        prepare: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
+        self._fill(
+            _machine=_Machine(device or torch.device("cpu"), dtype, prepare),
+            _record=_Record(max(batch, 1)),
+            on_progress=on_progress,
+            on_step=on_step,
+            check_cancel=check_cancel,
+        )
+
+    def _fill(self, **values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Runtime is not written to: {name} is given to derived(), scaled() or renewed()")
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks compute."""
+        return self._machine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of networks."""
+        return self._machine.dtype
+
+    @property
+    def batch(self) -> int:
+        """Most items in one call of a network, as far as memory allowed."""
+        return self._record.batch
+
+    @property
+    def notes(self) -> list[str]:
+        """What was not done as asked, and what methods read in the faces; goes into the report."""
+        return self._record.notes
+
+    def derived(
+        self,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+        check_cancel: Callable[[], None] | None = None,
+    ) -> Runtime:
+        """Return a copy with other callbacks; notes and memory are shared."""
+        made = object.__new__(type(self))
+        made._fill(
+            _machine=self._machine,
+            _record=self._record,
+            on_progress=on_progress or self.on_progress,
+            on_step=on_step or self.on_step,
+            check_cancel=check_cancel or self.check_cancel,
+        )
+        return made
+
+    def scaled(self, first: int, total: int) -> Runtime:
+        """Return a copy for a part of a run: its progress counts from `first` of `total` items."""
+        return self.derived(on_progress=lambda done, _: self.on_progress(first + done, total))
+
+    def silent(self) -> Runtime:
+        """Return a copy whose progress nobody hears of; it can still be cancelled."""
+        return self.derived(on_progress=_no_progress, on_step=_no_progress)
+
+    def renewed(self) -> Runtime:
+        """Return a copy with notes of its own, for another report."""
+        made = self.derived()
+        made._fill(_record=_Record(self.batch))
+        return made
 
     def ready(self, net: nn.Module) -> nn.Module:
         """Return `net` on the device, ready to run."""
-        return self.prepare(net) if self.prepare else net.to(self.device)
+        return self._machine.prepare(net) if self._machine.prepare else net.to(self.device)
 
     def note(self, text: str) -> None:
         """Record something that was not done as asked, once."""
@@ -104,18 +207,16 @@ class Runtime:
             heading: what was read and why, as the line begins.
             numbers: what was read.
         """
-        self._pending.append((heading, numbers))
+        self._record.pending.append((heading, numbers))
 
     def forget(self) -> None:
         """Drop what was told of the batch at work, which is run again."""
-        self._pending.clear()
+        self._record.pending.clear()
 
     def _settle(self) -> None:
-        for heading, numbers in self._pending:
-            before = self._told.get(heading)
-            if before and before.line not in self.notes:  # the caller began another report
-                before = None
-            now = self._told[heading] = _Summary(heading, numbers, before)
+        for heading, numbers in self._record.pending:
+            before = self._record.told.get(heading)
+            now = self._record.told[heading] = _Summary(heading, numbers, before)
             if before:
                 self.notes[self.notes.index(before.line)] = now.line
             else:
@@ -123,9 +224,9 @@ class Runtime:
             # As often as the count doubles: a log has no room for each batch of a film either.
             if not before or now.count.bit_length() > before.count.bit_length():
                 logger.info(now.line)
-        self._pending.clear()
+        self._record.pending.clear()
 
-    def run_batched(self, call: Callable[[Tensor], Tensor], items: Tensor, *, first: int = 0, total: int = 0) -> Tensor:
+    def run_batched(self, call: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
         """Call a network on `items`, a batch at a time, with smaller batches where memory runs out.
 
         Only `torch.OutOfMemoryError` from the call itself counts as out of memory: decoders have errors of that
@@ -134,16 +235,15 @@ class Runtime:
         Args:
             call: maps (n, ...) to (n, ...), each item on its own.
             items: (B, ...), B may be 0.
-            first: items done before, for the progress.
-            total: items of the whole run, for the progress; 0 for B.
 
         Raises:
             RestoreError: memory ran out with a single item.
         """
         results: list[Tensor] = []
-        done, batch = 0, max(self.batch, 1)
+        done = 0
         while done < len(items):
             self.check_cancel()
+            batch = self.batch
             part = items[done : done + batch]
             self.forget()
             result = self._try(call, part)
@@ -152,17 +252,16 @@ class Runtime:
                     raise RestoreError(
                         "Out of memory",
                         found=f"a single item of shape {tuple(part.shape[1:])} does not fit on {self.device}",
-                        kept=f"{first + done} items were finished; no file was changed",
+                        kept=f"{done} items were finished; no file was changed",
                         todo="Close other programs, choose a smaller config, or run with --device cpu",
                     )
-                batch //= 2
-                self.batch = batch
-                self.note(f"Memory ran out; the batch was reduced to {batch}")
+                self._record.batch = batch // 2
+                self.note(f"Memory ran out; the batch was reduced to {self.batch}")
                 continue
             results.append(result)
             self._settle()
             done += len(part)
-            self.on_progress(first + done, total or len(items))
+            self.on_progress(done, len(items))
         return torch.cat(results) if results else items[:0]
 
     def _try(self, call: Callable[[Tensor], Tensor], part: Tensor) -> Tensor | None:

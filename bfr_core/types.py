@@ -30,6 +30,9 @@ class Face:
     """(5, 2) float64, order of POINT_NAMES."""
     score: float
     """Confidence in [0, 1]; 1.0 where a person or another tool gave the box."""
+    index: int | None = None
+    """Its place among all faces that were found in its frame, also where others were left out since; None: its place in
+    the list it comes in. The noise of a face depends on it."""
 
     @property
     def size(self) -> float:
@@ -97,6 +100,8 @@ class RestoreReport:
     detector: str
     seed: int
     strength: float
+    colours: Literal["input", "method"] = "input"
+    """Whose colours restored faces have, at the scale of lips and larger."""
     faces: list[FaceReport] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Everything that was not done as asked: retries, smaller batches, changed settings; and what the method read in

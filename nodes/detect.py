@@ -8,7 +8,7 @@ import torch
 
 from ..bfr_core.errors import InputMediaError, SettingsError
 from ..bfr_core.faces.align import align_faces
-from ..bfr_core.faces.select import borrow_points, select_faces
+from ..bfr_core.faces.select import borrow_points, numbered, select_faces
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .host import check_cancel, join_image, split_image, to_host
@@ -92,7 +92,7 @@ class DetectFaces(io.ComfyNode):
     ) -> io.NodeOutput:
         """Detect, and paint the boxes into a mask."""
         frames, _ = split_image(image)
-        found = resolve_faces(frames, detector, None, None, threshold)
+        found = [numbered(faces) for faces in resolve_faces(frames, detector, None, None, threshold)]
         kept = [select_faces(faces, max_faces=max_faces, min_size=min_size)[0] for faces in found]
         mask = torch.zeros(len(frames), *frames.shape[-2:])
         for layer, faces in zip(mask, kept, strict=True):
@@ -148,7 +148,7 @@ class AlignFaces(io.ComfyNode):
         crops = [
             crop
             for index, (frame, present) in enumerate(zip(frames, found, strict=True))
-            for crop in align_faces(frame.clamp(0, 1), present, size, frame_index=index)
+            for crop in align_faces(frame.clamp(0, 1), numbered(present), size, frame_index=index)
         ]
         aligned = torch.stack([crop.image for crop in crops]) if crops else torch.zeros(1, 3, size, size)
         height, width = frames.shape[-2:]

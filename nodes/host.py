@@ -185,28 +185,32 @@ def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) ->
         activation_bytes: memory that one batch needs beside the weights.
     """
     bar = comfy.utils.ProgressBar(max(faces, 1))
-    device = mm.get_torch_device()
     finished = 0
 
     def progress(done: int, total: int) -> None:
         nonlocal finished
-        finished = done
-        bar.update_absolute(done, max(total, 1))
+        if done > finished:
+            finished = done
+            bar.update_absolute(done, max(faces, total, 1))
 
     def step(index: int, total: int) -> None:
         # Faces of one batch take their steps together; the bar moves within them.
         at_work = max(min(made.batch, faces - finished), 0)
         bar.update_absolute(round(finished + at_work * index / max(total, 1), 2), max(faces, 1))
 
-    made = Runtime(
+    made = _runtime(managed, activation_bytes).derived(on_progress=progress, on_step=step)
+    return made
+
+
+def _runtime(managed: Managed | None, activation_bytes: int = 1 << 30) -> Runtime:
+    """Return a runtime on the host's device whose progress nobody hears of."""
+    device = mm.get_torch_device()
+    return Runtime(
         device=device,
         batch=BATCHES.get(device.type, 2),
-        on_progress=progress,
-        on_step=step,
         check_cancel=mm.throw_exception_if_processing_interrupted,
-        prepare=lambda net: managed.ready(activation_bytes),
+        prepare=None if managed is None else lambda net: managed.ready(activation_bytes),
     )
-    return made
 
 
 _PAUSE = 0.1
@@ -268,14 +272,8 @@ def film_runtime(bar: FilmBar, managed: Managed | None = None) -> Runtime:
         bar: moves with the steps of a batch.
         managed: the network that restores; None where nothing is restored.
     """
-    check = _lasting(mm.throw_exception_if_processing_interrupted)
-    if managed is None:
-        return Runtime(device=mm.get_torch_device(), check_cancel=check)
-    made = runtime(managed, 1)
-    made.check_cancel = check
-    made.on_progress = lambda done, total: None
-    made.on_step = lambda index, total: bar.step(index, total, made.batch)
-    return made
+    made = _runtime(managed).derived(check_cancel=_lasting(mm.throw_exception_if_processing_interrupted))
+    return made.derived(on_step=lambda index, total: bar.step(index, total, made.batch))
 
 
 def _lasting(check: Callable[[], None]) -> Callable[[], None]:

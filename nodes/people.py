@@ -171,7 +171,7 @@ class IdentityDriftGate(io.ComfyNode):
         cls, before: torch.Tensor, after: torch.Tensor, max_drift: float = 0.5, recogniser: str = EMBEDDED
     ) -> io.NodeOutput:
         """Judge every face."""
-        from ..bfr_core.faces.people import DriftGate
+        from ..bfr_core.faces.people import DriftLimit
 
         old, new = split_image(before)[0], split_image(after)[0]
         if old.shape != new.shape:
@@ -183,7 +183,7 @@ class IdentityDriftGate(io.ComfyNode):
                 todo="Connect the aligned faces that went into the restorer as before, and what came out as after",
             )
         network, title = _recogniser(recogniser)
-        judged = DriftGate(network, title, max_drift).judge(old.clamp(0, 1), new.clamp(0, 1))
+        judged = DriftLimit(network, title, max_drift).judge(old.clamp(0, 1), new.clamp(0, 1))
         faces = [was if reason else now for was, now, (_, reason) in zip(old, new, judged, strict=True)]
         told = [{"drift": round(moved, 4), "reason": reason} for moved, reason in judged]
         report = json.dumps({"recogniser": title, "max_drift": max_drift, "faces": told}, indent=1)

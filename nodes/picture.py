@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 
 from ..bfr_core.registry import get_method
+from ..bfr_core.restoration.options import Colours, RestoreOptions
+from ..bfr_core.restoration.photo import restore_whole
 from .compat import io, option, schema
 from .host import join_image, runtime, split_image
 from .models import LoadedRestorer, get_restorer
-from .restore import SEED, SEED_HELP, batch_seeds, default_config, param_input
+from .restore import REPORT_HELP, SEED, SEED_HELP, colours_input, default_config, param_input
 from .types import CATEGORY, RestorerSocket
 
 _METHOD = "lpip_diff"
@@ -36,30 +39,35 @@ class RestoreImage(io.ComfyNode):
                 option(io.Int, "seed", **SEED, tooltip=SEED_HELP),
                 *(param_input(param) for param in method.params_of(default_config(method))),
                 RestorerSocket.Input("restorer", optional=True, tooltip=f"Left open: {_choice()}"),
+                colours_input(),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="The restored images, of the same size")],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The restored images, of the same size"),
+                io.String.Output(display_name="report", tooltip=REPORT_HELP),
+            ],
         )
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, seed: int = 0, restorer: LoadedRestorer | None = None, **settings: Any
+        cls,
+        image: torch.Tensor,
+        seed: int = 0,
+        restorer: LoadedRestorer | None = None,
+        colours: Colours = "auto",
+        **settings: Any,
     ) -> io.NodeOutput:
         """Restore every image."""
-        # Here and not at the top: only this node needs it, and the pack must load fast.
-        from ..bfr_core.methods.lpip_diff.picture import restore_picture
-
         frames, alpha = split_image(image)
         loaded = restorer or get_restorer(_choice())
+        options = RestoreOptions(seed=seed, colours=colours, settings=settings)
         run = runtime(loaded.managed, len(frames))
-        run.batch = 1
-        host_progress = run.on_progress
-        out = torch.empty_like(frames)
-        for index, own_seed in enumerate(batch_seeds(seed, len(frames))):
-            run.on_progress = lambda count, _, before=index: host_progress(before + count, len(frames))
-            out[index] = restore_picture(
-                loaded.restorer, frames[index].clamp(0, 1), seed=own_seed, settings=settings, runtime=run
-            )
-        return io.NodeOutput(join_image(out, alpha))
+        out, reports = torch.empty_like(frames), []
+        for index, frame in enumerate(frames):
+            part = run.scaled(index, len(frames))
+            result = restore_whole(frame, loaded.restorer, options=options, runtime=part, frame_index=index)
+            out[index] = result.image
+            reports.append(result.report.to_dict())
+        return io.NodeOutput(join_image(out, alpha), json.dumps(reports, indent=1))
 
 
 def _choice() -> str:

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from ..bfr_core.compose.colour import keep_colours
-from ..bfr_core.errors import SettingsError
+from ..bfr_core.errors import InputMediaError, SettingsError
 from ..bfr_core.faces.select import select_faces
-from ..bfr_core.pipeline import Options, restore_frame
 from ..bfr_core.registry import Config, Method, Param
+from ..bfr_core.restoration.faces import FaceBatch, restore_crops
+from ..bfr_core.restoration.options import COLOURS, COLOURS_HELP, Colours, RestoreOptions
+from ..bfr_core.restoration.photo import restore_photos
 from ..bfr_core.restorer import face_seed
 from ..bfr_core.runtime import Runtime
 from ..bfr_core.types import FaceReport
@@ -23,11 +24,21 @@ from .detect import resolve_faces
 from .host import check_cancel, join_image, runtime, split_image, to_host
 from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_choices, restorer_files
 from .people import person_in
-from .types import CATEGORY, KINDS, DetectorSocket, Faces, FacesSocket, RestorerSocket
+from .types import CATEGORY, KINDS, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket, RestorerSocket
 
 SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
 SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
+CROPS_HELP = (
+    "From Align Faces, where the faces come from it: noise is then drawn as in Restore Faces, also for images of a "
+    "batch and where some faces were left out"
+)
 REPORT_HELP = "What was done, as JSON; its notes say what was not done as asked, and what the method read in the faces"
+
+
+def colours_input() -> Any:
+    """Return the widget of whose colours restored faces have; graphs that were saved without it run as before."""
+    return option(io.Combo, "colours", options=list(COLOURS), default="auto", optional=True, advanced=True,
+                  tooltip=COLOURS_HELP)  # fmt: skip
 
 
 class LoadRestorer(io.ComfyNode):
@@ -109,6 +120,7 @@ class RestoreFaces(io.ComfyNode):
                     tooltip="A photo: restore only the person in it, told by the embedded recogniser. Select Person "
                     "has more to choose",
                 ),
+                colours_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The images with their faces restored"),
@@ -133,6 +145,7 @@ class RestoreFaces(io.ComfyNode):
         faces: Faces | None = None,
         boxes: Any = None,
         person: torch.Tensor | None = None,
+        colours: Colours = "auto",
     ) -> io.NodeOutput:
         """Restore every frame."""
         frames, alpha = split_image(image)
@@ -141,34 +154,48 @@ class RestoreFaces(io.ComfyNode):
             detector = detector or get_detector()
         people = None if person is None else person_in(person, detector)
         found = resolve_faces(frames, detector, faces, boxes, threshold)
-        options = Options(strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people)
+        options = RestoreOptions(
+            strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people, colours=colours
+        )
         # With a person, as many as there may be: who is who is seen frame by frame.
-        counts = [len(select_faces(there, max_faces=max_faces, min_size=min_size)[0]) for there in found]
-        total = sum(counts)
+        total = sum(len(select_faces(there, max_faces=max_faces, min_size=min_size)[0]) for there in found)
         run = runtime(loaded.managed, total)
-        done = 0
-        host_progress = run.on_progress
-        run.on_progress = lambda count, _: host_progress(done + count, total)
         out, masks, reports = torch.empty_like(frames), torch.zeros(len(frames), *frames.shape[-2:]), []
-        for index, frame in enumerate(frames):
+        made = restore_photos(frames, loaded.restorer, faces=found, options=options, runtime=run)
+        for index, result in enumerate(made):
             check_cancel()
-            result = restore_frame(
-                frame, loaded.restorer, faces=found[index], options=options, runtime=run, frame_index=index
-            )
             out[index], masks[index] = result.image, result.mask
             if faces is None and boxes is None:
                 result.report.detector = detector.name
             reports.append(result.report.to_dict())
-            done += counts[index]
-            if len(result.crops) < counts[index]:
-                host_progress(done, total)
+        run.on_progress(total, total)
         report = json.dumps(reports, indent=1)
         return io.NodeOutput(join_image(out, alpha), to_host(masks), core_boxes.from_faces(found), report)
 
 
-def batch_seeds(seed: int, count: int) -> list[int]:
-    """Return the seeds of a batch of aligned faces: every node that draws for them draws the same."""
-    return [face_seed(seed, 0, index) for index in range(count)]
+def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:
+    """Return the seeds of a batch of aligned faces: every node that draws for them draws the same.
+
+    Args:
+        seed: of the node.
+        count: how many faces there are.
+        crops: where they were cut from: they are then seeded as Restore Faces does, by their image and their place
+            among all faces that were found in it.
+
+    Raises:
+        InputMediaError: crops of another number.
+    """
+    # With no crop Align Faces puts out one black square.
+    if crops is None or (not crops.crops and count == 1):
+        return [face_seed(seed, 0, index) for index in range(count)]
+    if len(crops.crops) != count:
+        raise InputMediaError(
+            "Cannot seed these faces by their crops",
+            found=f"found {count} faces and {len(crops.crops)} crops; expected equal numbers",
+            kept="The faces are unchanged",
+            todo="Connect the crops of the Align Faces that the faces came from, or none",
+        )
+    return [face_seed(seed, crop.frame_index, crop.face.index or 0) for crop in crops.crops]
 
 
 def batch_report(loaded: LoadedRestorer, run: Runtime, seconds: float, **said: Any) -> str:
@@ -219,6 +246,8 @@ def method_node(method: Method) -> type[io.ComfyNode]:
                         sockets[declared.name].socket.Input(declared.name, optional=True, tooltip=declared.help)
                         for declared in method.inputs
                     ),
+                    CropsSocket.Input("crops", optional=True, tooltip=CROPS_HELP),
+                    colours_input(),
                 ],
                 outputs=[
                     io.Image.Output(display_name="faces", tooltip="In the same order, for Composite Faces"),
@@ -228,7 +257,13 @@ def method_node(method: Method) -> type[io.ComfyNode]:
 
         @classmethod
         def execute(
-            cls, faces: torch.Tensor, seed: int = 0, restorer: LoadedRestorer | None = None, **settings: Any
+            cls,
+            faces: torch.Tensor,
+            seed: int = 0,
+            restorer: LoadedRestorer | None = None,
+            crops: Crops | None = None,
+            colours: Colours = "auto",
+            **settings: Any,
         ) -> io.NodeOutput:
             """Restore a batch of faces."""
             loaded = restorer or get_restorer(choice)
@@ -248,21 +283,19 @@ def method_node(method: Method) -> type[io.ComfyNode]:
                 if value is not None
             }
             run, start = runtime(loaded.managed, len(frames)), time.monotonic()
-            frames = frames.clamp(0, 1)
-            restored = loaded.restorer.restore(
-                frames, seeds=batch_seeds(seed, len(frames)), settings=settings, inputs=inputs, runtime=run
-            )
-            for frame, face in zip(frames, restored, strict=True):
-                face.copy_(keep_colours(frame, face))
+            seeds = batch_seeds(seed, len(frames), crops)
+            batch = FaceBatch(frames.clamp(0, 1), seeds, settings, inputs, colours)
+            results = restore_crops(batch, loaded.restorer, run)
             side = float(loaded.restorer.size)
             done = [
                 asdict(FaceReport(index, 0, (0.0, 0.0, side, side), 1.0, 1.0, "restored"))
                 for index in range(len(frames))
             ]
             report = batch_report(
-                loaded, run, time.monotonic() - start, detector="aligned", seed=seed, strength=1.0, faces=done
-            )
-            return io.NodeOutput(join_image(restored), report)
+                loaded, run, time.monotonic() - start, detector="aligned", seed=seed, strength=1.0,
+                colours=results.colours, faces=done,
+            )  # fmt: skip
+            return io.NodeOutput(join_image(results.faces), report)
 
     RestoreAligned.__name__ = RestoreAligned.__qualname__ = f"BFR_Restore_{method.id}"
     return RestoreAligned

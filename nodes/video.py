@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from ..bfr_core.errors import SettingsError
+from ..bfr_core.restoration.options import Colours, colours_of
 from ..bfr_core.video.encode import ENCODERS, EncodeSettings
 from ..bfr_core.video.reader import ON_DAMAGE, OnDamage
 from .compat import io, option, schema
 from .host import FilmBar, film_runtime, join_image, side_by_side, split_image
 from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, method_choices
 from .people import person_in
-from .restore import SEED, SEED_HELP
+from .restore import SEED, SEED_HELP, colours_input
 from .types import CATEGORY, DetectorSocket, RestorerSocket, TrackChoice, TracksSocket
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class RestoreFacesInVideo(io.ComfyNode):
                     tooltip="From Select Tracks with the same video: whom to restore. Then all_faces, detector, "
                     "person and on_damage are those of that node",
                 ),
+                colours_input(),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="In the temp directory; Save Video copies it as it is"),
@@ -173,6 +175,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         detector: Any = None,
         person: torch.Tensor | None = None,
         tracks: TrackChoice | None = None,
+        colours: Colours = "auto",
     ) -> io.NodeOutput:
         """Analyse, render and join, or go on with it."""
         from ..bfr_core.video.plan import Crew, FilmOptions
@@ -194,9 +197,11 @@ class RestoreFacesInVideo(io.ComfyNode):
             codec, pix_fmt = "h264" if codec == "auto" else codec, "yuv420p" if even else "yuv444p"
             encode = EncodeSettings(codec=codec, crf=crf, pix_fmt=pix_fmt)
         options = FilmOptions(
-            choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker), encode=encode,
+            choice=choice,
+            render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker, colours=colours),
+            encode=encode,
             on_damage=on_damage,
-        )  # fmt: skip
+        )
         crew = Crew(loaded.restorer, detector, get_recogniser())
         pairs, bar = _Pairs(), FilmBar("analyse", "render", "join", "verify", frames=film.frames)
 
@@ -259,6 +264,7 @@ class RestoreFacesInFrames(io.ComfyNode):
                 RestorerSocket.Input("restorer", optional=True, tooltip="Left open: the method chosen here"),
                 DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
                 person_input(),
+                colours_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The frames with their faces restored"),
@@ -279,6 +285,7 @@ class RestoreFacesInFrames(io.ComfyNode):
         restorer: LoadedRestorer | None = None,
         detector: Any = None,
         person: torch.Tensor | None = None,
+        colours: Colours = "auto",
     ) -> io.NodeOutput:
         """Restore the batch as one film."""
         from ..bfr_core.video.frames import restore_frames
@@ -288,10 +295,17 @@ class RestoreFacesInFrames(io.ComfyNode):
         frames, alpha = split_image(image)
         loaded, detector = restorer or get_restorer(method), detector or get_detector()
         choice = make_choice(all_faces, person, detector)
-        options = FilmOptions(choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker))
+        options = FilmOptions(
+            choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker, colours=colours)
+        )
         bar = FilmBar("analyse", "render", frames=len(frames))
         crew, run = Crew(loaded.restorer, detector, get_recogniser()), film_runtime(bar, loaded.managed)
         made = restore_frames(frames, frame_rate, crew, options, run, hear=bar.hear)
-        by = {"method": loaded.restorer.method.id, "config": loaded.restorer.config.name, "frames": len(frames)}
+        by = {
+            "method": loaded.restorer.method.id,
+            "config": loaded.restorer.config.name,
+            "colours": colours_of(colours, loaded.restorer.config),
+            "frames": len(frames),
+        }
         report = {**by, **made.to_dict(), "notes": run.notes}
         return io.NodeOutput(join_image(made.frames, alpha), json.dumps(report, indent=1))

@@ -13,7 +13,7 @@ from bfr_core.compose.colour import keep_colours
 from bfr_core.degrade.chain import degrade, fixed
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.media.sheets import to_bytes
-from bfr_core.pipeline import restore_frame, restore_whole
+from bfr_core.restoration.photo import restore_aligned, restore_whole
 from bfr_core.restorer import load_restorer
 
 
@@ -104,7 +104,7 @@ def test_restored_pictures_have_the_colours_of_their_input(shared, method):
         clean = to_bytes(to_float(read_picture(path)))
         low = torch.from_numpy(degrade(clean, fixed(4, noise_sigma=5, jpeg_quality=80, noise_seed=1))).permute(2, 0, 1)
         low = low.float() / 255
-        image = restore_frame(low, restorer, aligned=True).image
+        image = restore_aligned(low, restorer).image
         inner = (slice(100, 420), slice(100, 420))
         moved = chroma(image)[inner].mean((0, 1)) - chroma(low)[inner].mean((0, 1))
         assert np.abs(moved).max() * 255 < 1.5

@@ -32,8 +32,9 @@ from bfr_core.errors import InputMediaError, SettingsError
 from bfr_core.faces import identity
 from bfr_core.faces.identity import embed, load_recognizer
 from bfr_core.media.pictures import read_picture, to_float
-from bfr_core.pipeline import Options, restore_frame, restore_whole
 from bfr_core.registry import GUIDANCE, MASK, Config, Input, Method, Param, get_method
+from bfr_core.restoration.options import RestoreOptions
+from bfr_core.restoration.photo import restore_photo, restore_whole
 from bfr_core.restorer import Restorer
 from bfr_core.runtime import Runtime
 
@@ -369,7 +370,7 @@ def test_a_mask_of_the_picture_reaches_each_face_where_it_lies():
     from bfr_core.faces.align import points_from_box
 
     faces = [Face(box, points_from_box(box), 0.9) for box in boxes]
-    image = restore_frame(frame, guider(), faces=faces, mask=mask).image[0]
+    image = restore_photo(frame, guider(), faces=faces, mask=mask).image[0]
     inner = torch.zeros(200, 300, dtype=torch.bool)
     for x0, y0, x1, y1 in boxes:
         inner[int(y0) + 15 : int(y1) - 15, int(x0) + 15 : int(x1) - 15] = True
@@ -378,15 +379,15 @@ def test_a_mask_of_the_picture_reaches_each_face_where_it_lies():
     assert bool((image[inner & ~near & (mask == 1)] > 0.99).all()) and not image[inner & ~near & (mask == 0)].any()
     for wrong in (torch.zeros(300, 200), torch.zeros(1, 200, 300)):
         with pytest.raises(InputMediaError, match="Cannot use this mask"):
-            restore_frame(frame, guider(), faces=faces, mask=wrong)
+            restore_photo(frame, guider(), faces=faces, mask=wrong)
     irn = Restorer(get_method("irn"), get_method("irn").configs[0], nn.Identity(), "none")
     with pytest.raises(SettingsError, match="takes no mask"):
-        restore_frame(frame, irn, faces=faces, mask=mask)
+        restore_photo(frame, irn, faces=faces, mask=mask)
 
 
 def test_whole_pictures_go_to_methods_that_take_them():
     frame = torch.rand(1, 37, 91).expand(3, -1, -1).clone()  # gray: colours would be kept
-    made = restore_whole(frame, guider(), options=Options(strength=0.5))
+    made = restore_whole(frame, guider(), options=RestoreOptions(strength=0.5))
     torch.testing.assert_close(made.image, torch.full_like(frame, 0.5))
     assert made.report.detector == "whole"
     irn = Restorer(get_method("irn"), get_method("irn").configs[0], nn.Identity(), "none")

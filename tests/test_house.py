@@ -99,7 +99,7 @@ def test_row56_imports_without_optional_packages(missing, tmp_path):
         "import sys, types\n"
         f"for name in {missing.split()!r}: sys.modules[name] = None\n"
         "sys.modules['nodes'] = types.ModuleType('nodes')\n"  # ComfyUI has a module of that name
-        "import bfr_core.pipeline, bfr_core.cli, bfr_core.faces.detect as d, bfr_core.restorer\n"
+        "import bfr_core.restoration.photo, bfr_core.cli, bfr_core.faces.detect as d, bfr_core.restorer\n"
         "from bfr_core.registry import methods; assert 'irn' in methods()\n"
         "assert d.load_detector().name == 'embedded'\n"
         "assert not any(info.available for info in d.detectors() if info.name in ('insightface', 'facexlib'))\n"

@@ -597,8 +597,9 @@ def test_a_declared_method_becomes_a_node(tiny: SimpleNamespace, pack: Pack, hos
     assert schema.node_id == "BFR_Restore_probe"
     assert "A paper, Sec. 1." in schema.description
     kinds = {item.id: item.io_type for item in schema.inputs}
-    assert list(kinds) == ["faces", "seed", "weight", "steps", "tiled", "mode", "restorer"]
-    assert list(kinds.values()) == ["IMAGE", "INT", "FLOAT", "INT", "BOOLEAN", "COMBO", "BFR_RESTORER"]
+    assert list(kinds) == ["faces", "seed", "weight", "steps", "tiled", "mode", "restorer", "crops", "colours"]
+    types = ["IMAGE", "INT", "FLOAT", "INT", "BOOLEAN", "COMBO", "BFR_RESTORER", "BFR_CROPS", "COMBO"]
+    assert list(kinds.values()) == types
     weight, steps, tiled, mode = schema.inputs[2:6]
     assert (weight.default, weight.min, weight.max, weight.step) == (0.5, 0.0, 1.0, 0.05)
     assert (steps.default, steps.min, steps.max, steps.step) == (4, 1, 50, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -394,17 +395,20 @@ def test_cancel_between_steps_comes_through_untouched(setting: SimpleNamespace, 
 
 def test_whole_pictures_of_any_size(setting: SimpleNamespace, host: FakeHost) -> None:
     images = torch.rand(2, 75, 101, 4, generator=torch.Generator().manual_seed(9))
-    (out,) = execute(setting.nodes["BFR_RestoreImage_lpip_diff"], image=images, seed=3, restorer=setting.lpip_diff)
+    node = setting.nodes["BFR_RestoreImage_lpip_diff"]
+    out, report = execute(node, image=images, seed=3, restorer=setting.lpip_diff)
+    told = json.loads(report)
+    assert [(entry["method"], entry["detector"], entry["colours"]) for entry in told] == [
+        ("lpip_diff", "whole", "input")
+    ] * 2
     assert out.shape == images.shape and torch.equal(out[..., 3], images[..., 3])
     assert out.isfinite().all() and bool(((out >= 0) & (out <= 1)).all())
     assert not torch.allclose(out[..., :3], images[..., :3], atol=1e-2)
-    (again,) = execute(
-        setting.nodes["BFR_RestoreImage_lpip_diff"], image=images[:1], seed=3, restorer=setting.lpip_diff
-    )
+    again, _ = execute(node, image=images[:1], seed=3, restorer=setting.lpip_diff)
     assert torch.allclose(again[0], out[0], atol=1e-5), "an image does not depend on its batch"
     assert host.progress[-1] == (1, 1)
     error = refused(setting, "SettingsError", "RestoreImage_lpip_diff", image=images, seed=3, restorer=setting.clr_face)
-    assert "LPIP-Diff" in error.found
+    assert "lpip_diff" in error.found
 
 
 def test_cancel_of_whole_pictures(setting: SimpleNamespace, host: FakeHost) -> None:

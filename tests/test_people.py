@@ -26,13 +26,14 @@ from bfr_core.errors import SettingsError
 from bfr_core.faces.align import align_faces
 from bfr_core.faces.detect import load_detector
 from bfr_core.faces.identity import embedded_recognizer
-from bfr_core.faces.people import DriftGate, People, usual_least
+from bfr_core.faces.people import DriftLimit, People, usual_least
 from bfr_core.faces.reference import photo_identities
 from bfr_core.faces.select import select_faces
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.models.checkpoints.cards import embedded, read_card
-from bfr_core.pipeline import Options, restore_frame, restore_whole
 from bfr_core.registry import Config, Method
+from bfr_core.restoration.options import RestoreOptions
+from bfr_core.restoration.photo import restore_photo, restore_whole
 from bfr_core.restorer import Restorer, face_seed
 from bfr_core.types import Face
 
@@ -311,8 +312,8 @@ def test_unfit_people_are_refused():
         with pytest.raises(SettingsError, match=words):
             People.of(recogniser, "r", only=only, others=others)
     with pytest.raises(SettingsError, match="one minus a cosine"):
-        DriftGate(recogniser, "r", -0.1)
-    options = Options(gate=DriftGate(recogniser, "r", 0.5))
+        DriftLimit(recogniser, "r", -0.1)
+    options = RestoreOptions(drift_limit=DriftLimit(recogniser, "r", 0.5))
     with pytest.raises(SettingsError, match="without looking at its faces"):
         restore_whole(torch.rand(3, 20, 20), restorer_of(), options=options)
 
@@ -324,7 +325,7 @@ def test_faces_that_are_left_take_no_place_among_the_largest():
 
 
 def test_a_chosen_face_is_restored_as_if_it_were_alone(desk):
-    """Seeds count the faces that are restored, and the faces around it take no part."""
+    """Its seed is that of its place among all faces that were found, and the faces around it take no part."""
     seen = []
 
     def noisy(net: Any, faces: torch.Tensor, settings: Any, seeds: Any, *_: Any) -> torch.Tensor:
@@ -335,23 +336,26 @@ def test_a_chosen_face_is_restored_as_if_it_were_alone(desk):
     recogniser = embedded_recognizer()
     photo = photo_identities(recogniser, [to_float(read_picture(desk.photos[2]))], detector)
     people = People.of(recogniser, "r", only=photo)
-    options = Options(seed=5, people=people)
-    chosen = restore_frame(desk.frame, restorer_of(noisy), detector, options=options)
-    assert seen == [face_seed(5, 0, 0)] and len(chosen.crops) == 1
-    alone = restore_frame(desk.frame, restorer_of(noisy), faces=[chosen.crops[0].face], options=Options(seed=5))
+    options = RestoreOptions(seed=5, people=people)
+    chosen = restore_photo(desk.frame, restorer_of(noisy), detector, options=options)
+    place = next(face.face_index for face in chosen.report.faces if face.action == "restored")
+    assert seen == [face_seed(5, 0, place)] and len(chosen.crops) == 1
+    alone = restore_photo(desk.frame, restorer_of(noisy), faces=[chosen.crops[0].face], options=RestoreOptions(seed=5))
     assert torch.equal(chosen.image, alone.image)
     # Too small to be compared: no likeness, and the reason is its size.
-    report = restore_frame(desk.frame, restorer_of(), detector, options=Options(people=people, min_size=5000)).report
+    report = restore_photo(
+        desk.frame, restorer_of(), detector, options=RestoreOptions(people=people, min_size=5000)
+    ).report
     assert all(face.likeness is None and "below the minimum" in face.reason for face in report.faces)
     assert not report.notes
 
 
 def test_half_the_strength_is_half_the_drift_that_is_judged(desk):
-    gate = DriftGate(embedded_recognizer(), "r", 2)
+    gate = DriftLimit(embedded_recognizer(), "r", 2)
     drifts = []
     for strength in (0.0, 0.3, 1.0):
-        options = Options(strength=strength, gate=gate, max_faces=1)
-        report = restore_frame(desk.frame, restorer_of(), load_detector(), options=options).report
+        options = RestoreOptions(strength=strength, drift_limit=gate, max_faces=1)
+        report = restore_photo(desk.frame, restorer_of(), load_detector(), options=options).report
         drifts.append(next(face.drift for face in report.faces if face.drift is not None))
     assert drifts[0] == 0 and drifts[0] < drifts[1] < drifts[2]
 

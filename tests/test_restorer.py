@@ -16,8 +16,9 @@ from bfr_core.diffusion.samplers import dpm_solver_pp
 from bfr_core.diffusion.schedules import linear
 from bfr_core.errors import InputMediaError, RestoreError, SettingsError
 from bfr_core.models.checkpoints.unfilled import unfilled
-from bfr_core.pipeline import Options, restore_frame
 from bfr_core.registry import Config, Input, Method, Param, get_method, methods
+from bfr_core.restoration.options import RestoreOptions
+from bfr_core.restoration.photo import restore_aligned, restore_photo
 from bfr_core.restorer import Restorer, face_seed, load_restorer
 from bfr_core.runtime import Runtime, pick_device
 from bfr_core.types import Face
@@ -151,15 +152,15 @@ def test_row16_unfit_faces_are_refused_with_a_guess(faces, word):
 )
 def test_row16_unfit_frames_are_refused_with_a_guess(frame, word):
     with pytest.raises(InputMediaError, match=word):
-        restore_frame(frame, restorer_of(Brighten()), Fixed())
+        restore_photo(frame, restorer_of(Brighten()), Fixed())
 
 
 def test_row16_layout_in_memory_does_not_matter():
     frame = torch.rand(80, 70, 3).permute(2, 0, 1)
     assert not frame.is_contiguous()
     detector = Fixed((20.0, 20.0, 60.0, 70.0))
-    ours = restore_frame(frame, restorer_of(Brighten()), detector).image
-    assert torch.equal(ours, restore_frame(frame.contiguous(), restorer_of(Brighten()), detector).image)
+    ours = restore_photo(frame, restorer_of(Brighten()), detector).image
+    assert torch.equal(ours, restore_photo(frame.contiguous(), restorer_of(Brighten()), detector).image)
 
 
 FACES = {
@@ -176,7 +177,7 @@ FACES = {
 @pytest.mark.parametrize("name", FACES)
 def test_row14_few_many_and_odd_faces(name):
     frame = torch.rand(3, 120, 220) * 0.7
-    result = restore_frame(frame, restorer_of(Brighten()), Fixed(*FACES[name]))
+    result = restore_photo(frame, restorer_of(Brighten()), Fixed(*FACES[name]))
     assert len(result.report.faces) == len(FACES[name])
     assert torch.equal(result.image[:, result.mask == 0], frame[:, result.mask == 0])
     restored = [face for face in result.report.faces if face.action == "restored"]
@@ -190,13 +191,13 @@ def test_row14_few_many_and_odd_faces(name):
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3000), (37, 53)])
 def test_row15_odd_frames(shape):
     frame = torch.rand(3, *shape)
-    result = restore_frame(frame, restorer_of(Brighten()), Fixed((0.0, 0.0, 30.0, 30.0)))
+    result = restore_photo(frame, restorer_of(Brighten()), Fixed((0.0, 0.0, 30.0, 30.0)))
     assert result.image.shape == frame.shape and result.image.isfinite().all()
 
 
 def test_row15_8k_costs_one_copy_of_the_frame():
     frame = torch.zeros(3, 4320, 7680)
-    result = restore_frame(frame, restorer_of(Brighten()), Fixed((4000.0, 2000.0, 4100.0, 2120.0)))
+    result = restore_photo(frame, restorer_of(Brighten()), Fixed((4000.0, 2000.0, 4100.0, 2120.0)))
     rows, columns = torch.where(result.mask > 0)
     assert rows.min() > 1900 and rows.max() < 2250 and columns.min() > 3900 and columns.max() < 4250
     assert not result.image[:, :1900].any()
@@ -285,7 +286,7 @@ def test_what_is_told_of_a_film_stays_one_line_and_a_few_of_the_log(caplog):
 def test_what_is_told_begins_anew_with_the_notes_and_not_with_a_failure():
     runtime, restorer = Runtime(), reading(Brighten())
     restorer.restore(shades(0.25), seeds=[1], runtime=runtime)
-    runtime.notes = []  # as for the next file
+    runtime = runtime.renewed()  # as for the next file
     broken = reading(Brighten(always_breaks=True))
     with pytest.raises(RestoreError):
         broken.restore(shades(0.75), seeds=[7], runtime=runtime)
@@ -389,7 +390,7 @@ def test_settings_are_checked_by_name_and_range():
 @pytest.mark.parametrize("field", ["strength", "feather", "max_faces", "min_size"])
 def test_row58_options_out_of_range(field):
     with pytest.raises(SettingsError, match=field):
-        restore_frame(torch.rand(3, 9, 9), restorer_of(Brighten()), Fixed(), options=Options(**{field: -1}))
+        restore_photo(torch.rand(3, 9, 9), restorer_of(Brighten()), Fixed(), options=RestoreOptions(**{field: -1}))
 
 
 def test_cancel_passes_through_untouched():
@@ -412,7 +413,7 @@ def test_progress_reaches_the_total_once():
 
 def test_strength_and_size_options_reach_the_picture():
     frame, faces = torch.full((3, 200, 200), 0.5), Fixed((60.0, 60.0, 120.0, 140.0), (140.0, 20.0, 190.0, 80.0))
-    half = restore_frame(frame, restorer_of(Brighten()), faces, options=Options(strength=0.5, max_faces=1))
+    half = restore_photo(frame, restorer_of(Brighten()), faces, options=RestoreOptions(strength=0.5, max_faces=1))
     assert abs(half.image[0, 100, 90].item() - 0.625) < 1e-4
     assert [face.action for face in half.report.faces] == ["restored", "kept"]
     assert "largest" in half.report.faces[1].reason
@@ -424,14 +425,14 @@ def test_gray_pictures_stay_gray():
             return x + torch.tensor([0.2, 0.0, -0.2]).view(3, 1, 1)
 
     frame = torch.rand(1, 100, 100).expand(3, -1, -1).contiguous() * 0.5
-    image = restore_frame(frame, restorer_of(Tint()), Fixed((30.0, 30.0, 70.0, 80.0))).image
+    image = restore_photo(frame, restorer_of(Tint()), Fixed((30.0, 30.0, 70.0, 80.0))).image
     assert torch.equal(image[0], image[1]) and torch.equal(image[1], image[2])
 
 
 def test_aligned_pictures_of_any_size():
     for size in (64, 100, 31):
         frame = torch.full((3, size, size), 0.5)
-        result = restore_frame(frame, restorer_of(Brighten()), aligned=True)
+        result = restore_aligned(frame, restorer_of(Brighten()))
         assert torch.allclose(result.image, torch.full_like(frame, 0.75), atol=1e-3)
 
 

@@ -12,6 +12,7 @@ from ..errors import SettingsError
 PARTS = {
     "import": "imports",
     "composite": "composite",
+    "batch": "batch",
     "detector": "detector",
     "recogniser": "recogniser",
     "restorer": "restorer",

@@ -151,17 +151,17 @@ def solve(
     restorer: Restorer, faces: Tensor, given: Mapping[str, Any], *, runtime: Runtime | None = None, seed: int = 0
 ) -> Solved:
     """Restore faces, seeded from `seed` on, by any solver, be it no choice of the method's settings, and time it."""
-    runtime = runtime or Runtime()
+    run = runtime or Runtime()
     others = {name: value for name, value in given.items() if name != "sampler"}
     chosen = restorer.method.settings(others, restorer.config)
     chosen["sampler"] = given.get("sampler", chosen["sampler"])
     marks: dict[int, float] = {}
 
     def mark(index: int, total: int) -> None:
-        wait(runtime.device)
+        wait(run.device)
         marks.setdefault(index, time.perf_counter())  # patches report within an evaluation, too
 
-    runtime.on_step = mark
+    runtime = run.derived(on_step=mark)
     net, context = runtime.ready(restorer.net), restorer.context(runtime)
     seeds = range(seed, seed + len(faces))
     wait(runtime.device)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..registry import GUIDANCE, Config, get_method
+from ..restoration.faces import FaceBatch, restore_crops
 from ..restorer import Restorer
 from ..runtime import Runtime
 from .memory import kilobytes
@@ -136,7 +137,7 @@ def _restore(connection: Any, method: str, config: Config, given: Mapping[str, A
     runtime = Runtime(on_step=mark)
     face = torch.rand(1, 3, config.size, config.size, generator=torch.Generator().manual_seed(1))
     begun = time.perf_counter()
-    restorer.restore(face, seeds=[0], settings=given, runtime=runtime)
+    restore_crops(FaceBatch(face, [0], given, colours="method"), restorer, runtime)
     laps = [b - a for a, b in itertools.pairwise([begun, *marks.values(), time.perf_counter()])]
     each = statistics.median(laps[1:-1] or laps[-1:])  # of a single evaluation the end is part
     connection.send(

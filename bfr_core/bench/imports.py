@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-_MODULES = ("bfr_core.pipeline", "bfr_core.faces.detect", "bfr_core.registry", "bfr_core.media.pictures")
+_MODULES = ("bfr_core.restoration.photo", "bfr_core.faces.detect", "bfr_core.registry", "bfr_core.media.pictures")
 
 
 def _seconds(connection: Any) -> None:

@@ -23,6 +23,7 @@ from ..methods.pltrans.model import PLTrans
 from ..methods.pltrans.restore import encoded
 from ..methods.pltrans.strength import STOP, strength
 from ..registry import Context, Value
+from ..restoration.faces import FaceBatch, restore_crops
 from ..restorer import Restorer
 from ..runtime import Runtime
 from ..seeding import Draws
@@ -105,7 +106,7 @@ def cost(restorer: Restorer, say: Callable[[str], None], *, rounds: int = 5) -> 
             return net.regulariser.decode(net.regulariser.regularise(u, *arguments))
 
         ways: dict[str, Callable[[], Any]] = {
-            "whole": lambda: restorer.restore(face, seeds=[0], runtime=Runtime()),
+            "whole": lambda: restore_crops(FaceBatch(face, [0], colours="method"), restorer, Runtime()),
             "regulariser": regularise,
             "matmul": lambda: net.prior.nearest(z, net.vq.codebook),
         }
@@ -270,7 +271,7 @@ def ablations(
     seeds = range(len(low))
     shown = {"input": low}
     for name, given in _TABLE1.items():
-        shown[name] = restorer.restore(low, seeds=seeds, settings=given, runtime=Runtime(batch=1))
+        shown[name] = restore_crops(FaceBatch(low, seeds, given, colours="method"), restorer, Runtime(batch=1)).faces
     figures = {name: truth.figures(pictures) for name, pictures in (shown | {"truth": faces.clean}).items()}
     say(f"  Table 1 on {len(low)} faces of the GFPGAN preset; one network, its parts switched off without new training")
     for name, found in figures.items():

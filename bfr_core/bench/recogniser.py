@@ -18,6 +18,7 @@ from ..degrade.presets import get_preset
 from ..faces.identity import RecognizerNet, drift, embedded_recognizer, load_recognizer
 from ..media.pictures import read_picture
 from ..metrics.verification import agreement, embeddings, verification
+from ..restoration.faces import FaceBatch, restore_crops
 from ..restorer import load_restorer
 from ..runtime import Runtime
 
@@ -158,7 +159,7 @@ def _restored(method: str, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor
     """Return faces degraded as for GFPGAN, and as a method restores them, (N, 3, 512, 512) in [0, 1] each."""
     low = [degrade(face, _drawn(seed)) for seed, face in enumerate(images)]
     faces = torch.stack([torch.from_numpy(face.copy()).permute(2, 0, 1).float() / 255 for face in low])
-    return faces, load_restorer(method).restore(faces, seeds=range(len(faces)), runtime=Runtime(batch=2))
+    return faces, restore_crops(FaceBatch(faces, range(len(faces))), load_restorer(method), Runtime(batch=2)).faces
 
 
 def _small(face: np.ndarray) -> Tensor:

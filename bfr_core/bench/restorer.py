@@ -23,6 +23,7 @@ from ..media.pictures import read_picture, to_float
 from ..media.sheets import caption, row, stack, to_bytes
 from ..metrics.fidelity import laplacian_variance
 from ..registry import methods
+from ..restoration.faces import FaceBatch, restore_crops
 from ..restorer import Restorer, face_seed, load_restorer
 from ..runtime import Runtime
 
@@ -59,7 +60,7 @@ def measure_one(
     laps = []
     for _ in range(6):
         start = time.perf_counter()
-        restorer.restore(face, seeds=[0], runtime=runtime)
+        restore_crops(FaceBatch(face, [0]), restorer, runtime)
         laps.append(time.perf_counter() - start)
     figures: dict[str, Any] = {"seconds_per_face": round(statistics.median(laps[1:]), 3)}
     figures["parameters"] = sum(p.numel() for p in restorer.net.parameters())
@@ -75,7 +76,7 @@ def measure_one(
     clean = [to_bytes(to_float(read_picture(path))) for path in files]
     judge = _Judge(_tensor(clean), data / "weights")
     for name, low in _degraded(clean):
-        restored = restorer.restore(low, seeds=[face_seed(0, 0, i) for i in range(len(low))], runtime=runtime)
+        restored = restore_crops(FaceBatch(low, [face_seed(0, 0, i) for i in range(len(low))]), restorer, runtime).faces
         before, after = judge.figures(low), judge.figures(restored)
         sharper = (laplacian_variance(restored) / laplacian_variance(low)).median().item()
         shift = (restored - low).mean((2, 3)).abs().amax(1).mean().item() * 255

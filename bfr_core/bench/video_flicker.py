@@ -28,7 +28,8 @@ from ..faces.detect import Detector, load_detector
 from ..media.pictures import Picture, read_picture, to_float, write_picture
 from ..media.sheets import caption, row, stack, to_bytes
 from ..metrics.temporal import estimate_motion, pair_flicker
-from ..pipeline import Options, restore_frame
+from ..restoration.options import RestoreOptions
+from ..restoration.photo import restore_photo
 from ..restorer import Restorer, load_restorer
 from ..runtime import Runtime
 from ..types import Face, FaceCrop
@@ -97,8 +98,8 @@ def moving_face(face: Tensor, background: Tensor, count: int) -> Clip:
 def frame_by_frame(clip: Clip, restorer: Restorer, detector: Detector, runtime: Runtime) -> Iterator[Tensor]:
     """Restore every frame as a picture of its own: its own detection, its own seed."""
     for index, frame in enumerate(clip.frames):
-        options = Options(max_faces=1)
-        yield restore_frame(frame, restorer, detector, options=options, runtime=runtime, frame_index=index).image
+        options = RestoreOptions(max_faces=1)
+        yield restore_photo(frame, restorer, detector, options=options, runtime=runtime, frame_index=index).image
 
 
 def as_a_film(

@@ -23,6 +23,7 @@ from ..methods.vspbfr.model import VSPBFR
 from ..methods.vspbfr.restore import injected, random_styles
 from ..networks.irse import STAGES
 from ..registry import Config
+from ..restoration.faces import FaceBatch, restore_crops
 from ..restorer import Restorer
 from ..runtime import Runtime
 from ..seeding import Draws
@@ -230,7 +231,7 @@ def _compact(say: Callable[[str], None]) -> dict[str, float]:
     restorer, laps = Restorer(METHOD, config, net, "random"), []
     for _ in range(_ROUNDS + 3):
         start = time.perf_counter()
-        restorer.restore(face, seeds=[0], runtime=runtime)
+        restore_crops(FaceBatch(face, [0], colours="method"), restorer, runtime)
         laps.append(time.perf_counter() - start)
     figures = {"seconds": round(statistics.median(laps[1:]), 3), "fastest": round(min(laps[1:]), 3)}
     figures["parameters"] = sum(p.numel() for p in net.parameters())
@@ -268,7 +269,8 @@ def _restore_once(connection: Any, config: Config, threads: int) -> None:
     net = METHOD.build(config)
     restorer = Restorer(METHOD, config, net, "random")
     for seed in (0, 1):
-        restorer.restore(torch.rand(1, 3, config.size, config.size), seeds=[seed], runtime=Runtime())
+        face = torch.rand(1, 3, config.size, config.size)
+        restore_crops(FaceBatch(face, [seed], colours="method"), restorer, Runtime())
     grown = (kilobytes(status, "VmHWM") - before) * 1024
     connection.send((grown, sum(p.numel() * p.element_size() for p in net.parameters())))
 

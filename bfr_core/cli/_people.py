@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..faces.identity import RecognizerNet
-    from ..faces.people import DriftGate, People
+    from ..faces.people import DriftLimit, People
 
 
 def add_people(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def asks_for_people(args: argparse.Namespace) -> bool:
 def people_options(
     args: argparse.Namespace, who: tuple[RecognizerNet, str] | None, device: torch.device
 ) -> dict[str, Any]:
-    """Return the fields of `pipeline.Options` that the options ask for.
+    """Return the fields of `RestoreOptions` that the options ask for.
 
     Args:
         args: of the command line.
@@ -62,7 +62,7 @@ def people_options(
         SettingsError: a limit is out of range, or has nothing to limit.
     """
     from ..faces.detect import load_detector
-    from ..faces.people import DriftGate, People
+    from ..faces.people import DriftLimit, People
     from ..faces.reference import photo_identities
 
     if args.least_likeness is not None and not (args.only or args.others):
@@ -72,11 +72,11 @@ def people_options(
             kept="Nothing was started",
             todo="Name a photo with --only or --except, or leave --least-likeness out",
         )
-    fields: dict[str, People | DriftGate] = {}
+    fields: dict[str, People | DriftLimit] = {}
     if who is None:
         return fields
     if args.max_drift is not None:
-        fields["gate"] = DriftGate(*who, args.max_drift)
+        fields["drift_limit"] = DriftLimit(*who, args.max_drift)
     if args.only or args.others:
         detector = load_detector(args.detector, path=args.detector_weights, device=device)
 
@@ -89,7 +89,7 @@ def people_options(
     return fields
 
 
-def describe_people(people: People | None, gate: DriftGate | None) -> dict[str, Any]:
+def describe_people(people: People | None, gate: DriftLimit | None) -> dict[str, Any]:
     """Return what a report says of them."""
     told: dict[str, Any] = {}
     if people:
@@ -104,7 +104,7 @@ def describe_people(people: People | None, gate: DriftGate | None) -> dict[str, 
     return told
 
 
-def summary(entries: list[dict[str, Any]], people: People | None, gate: DriftGate | None) -> list[str]:
+def summary(entries: list[dict[str, Any]], people: People | None, gate: DriftLimit | None) -> list[str]:
     """Return what to say at the end: in which pictures nobody was chosen, and how many faces were taken back."""
     pictures = [entry["report"]["faces"] for entry in entries if "report" in entry]
     lines = []

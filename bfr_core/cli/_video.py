@@ -13,13 +13,13 @@ from ._output import show
 
 if TYPE_CHECKING:
     from ..media.outputs import Job
-    from ..pipeline import Options
+    from ..restoration.options import RestoreOptions
     from ..runtime import Runtime
     from ..video.gate import QualityGate
     from ..video.plan import Crew, FilmOptions
     from ..video.types import Hear
 
-_PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare", "max_drift")
+_PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
 """Options that films do not take."""
 
 
@@ -170,7 +170,7 @@ def check_films(args: argparse.Namespace, films: int, files: int) -> None:
         )
 
 
-def film_options(args: argparse.Namespace, options: Options) -> FilmOptions:
+def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptions:
     """Return what the command line asks of films."""
     from ..video.choose import Choice
     from ..video.encode import EncodeSettings
@@ -198,7 +198,9 @@ def film_options(args: argparse.Namespace, options: Options) -> FilmOptions:
             seed=args.seed,
             settings=options.settings,
             deflicker=args.deflicker,
+            colours=args.colours,
         ),
+        drift_limit=options.drift_limit,
         encode=EncodeSettings(codec=args.codec, crf=args.crf, preset=args.preset),
         stream=args.stream,
         drop=args.drop_streams,

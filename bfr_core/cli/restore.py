@@ -16,6 +16,7 @@ from ..errors import BfrError
 from ..media.clips import is_clip
 from ..models.registry import specs
 from ..registry import Config, Method, Param, get_method, methods
+from ..restoration.options import COLOURS, COLOURS_HELP
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, say, show, write_json
 from ._people import add_people, asks_for_people, describe_people, people_options, summary
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from ..faces.detect import Detector
     from ..media.outputs import Job
-    from ..pipeline import Options
+    from ..restoration.options import RestoreOptions
     from ..restorer import Restorer
     from ..runtime import Runtime
     from ..video.types import Hear
@@ -74,6 +75,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument(
         "--strength", type=float, default=1.0, help="0 keeps the input, 1 restores in full (%(default)s)"
     )
+    parser.add_argument("--colours", choices=COLOURS, default="auto", help=f"{COLOURS_HELP} (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of methods that draw noise (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="(%(default)s)")
@@ -113,14 +115,16 @@ def _restore(args: argparse.Namespace) -> int:
 
     from ..faces.detect import load_detector
     from ..media.outputs import make_places, plan_outputs
-    from ..pipeline import Options, mask_input, whole_picture
+    from ..restoration.options import RestoreOptions
+    from ..restoration.photo import check_whole, mask_input
     from ..restorer import load_restorer
     from ..runtime import DTYPES, Runtime, pick_device
     from ..video.plan import Crew
 
     # Everything that can fail for all inputs fails before the first one.
-    options = Options(
+    options = RestoreOptions(
         strength=args.strength,
+        colours=args.colours,
         seed=args.seed,
         threshold=args.threshold,
         max_faces=args.max_faces,
@@ -147,7 +151,7 @@ def _restore(args: argparse.Namespace) -> int:
     who = recogniser_of(args, runtime.device) if guiding or choosing or films else None
     options = replace(options, **people_options(args, who if choosing else None, runtime.device))
     if args.whole:
-        whole_picture(restorer.method, options)
+        check_whole(restorer.method, options)
     if guiding and who:
         restorer = guided(args, restorer, who, runtime.device)
     detector = None
@@ -161,16 +165,17 @@ def _restore(args: argparse.Namespace) -> int:
         for job in bar:
             name = job.source.name[-32:]
             bar.set_postfix_str(name, refresh=True)
-            runtime.notes = []
+            run = runtime.renewed()
             entry: dict[str, Any] = {"source": str(job.source), "target": str(job.target)}
             try:
                 if detector is not None and is_clip(job.source):
                     crew = Crew(restorer, detector, who[0] if who else None)
-                    runtime.on_step = lambda index, total: None
-                    done = restore_film(job, crew, film_options(args, options), runtime, args, _shown(bar, name))
+                    done = restore_film(job, crew, film_options(args, options), run, args, _shown(bar, name))
                 else:
-                    runtime.on_step = lambda index, total, name=name: bar.set_postfix_str(f"{name} {index + 1}/{total}")
-                    done = _restore_file(job, restorer, detector, options, runtime, args, mask)
+                    run = run.derived(
+                        on_step=lambda index, total, name=name: bar.set_postfix_str(f"{name} {index + 1}/{total}")
+                    )
+                    done = _restore_file(job, restorer, detector, options, run, args, mask)
                 entry |= {"status": "done", **done}
             except BfrError as error:
                 entry |= {"status": "failed", "error": str(error)}
@@ -179,7 +184,7 @@ def _restore(args: argparse.Namespace) -> int:
     if args.dry_run:
         return FAILED if any(entry["status"] == "failed" for entry in entries) else 0
     if args.report:
-        asked = describe_people(options.people, options.gate)
+        asked = describe_people(options.people, options.drift_limit)
         if restorer.guide:
             asked["guide"] = describe_guide(restorer.guide)
         write_json(args.report, {"bfr": __version__, "weights": restorer.source, **asked, "files": entries})
@@ -200,7 +205,7 @@ def _shown(bar: Any, name: str) -> Hear:
     return hear
 
 
-def _summary(entries: Sequence[dict[str, Any]], args: argparse.Namespace, options: Options) -> int:
+def _summary(entries: Sequence[dict[str, Any]], args: argparse.Namespace, options: RestoreOptions) -> int:
     """Say what was done, and return the exit status."""
     failed = [entry for entry in entries if entry["status"] == "failed"]
     pictures = [entry for entry in entries if not is_clip(Path(entry["source"]))]
@@ -212,7 +217,7 @@ def _summary(entries: Sequence[dict[str, Any]], args: argparse.Namespace, option
     for entry in entries:
         if entry not in pictures and entry["status"] == "done" and "report" in entry:
             show(film_line(entry))
-    for line in summary(pictures, options.people, options.gate):
+    for line in summary(pictures, options.people, options.drift_limit):
         show(line)
     if failed:
         say(f"{len(failed)} failed and have no output: {', '.join(entry['source'] for entry in failed)}")
@@ -223,7 +228,7 @@ def _restore_file(
     job: Job,
     restorer: Restorer,
     detector: Detector | None,
-    options: Options,
+    options: RestoreOptions,
     runtime: Runtime,
     args: argparse.Namespace,
     mask: Tensor | None,
@@ -232,7 +237,7 @@ def _restore_file(
     from ..media.atomic import publish
     from ..media.pictures import FORMATS, from_float, read_picture, to_float, write_picture
     from ..media.sheets import compare_sheet
-    from ..pipeline import restore_frame, restore_whole
+    from ..restoration.photo import restore_aligned, restore_photo, restore_whole
 
     picture = read_picture(job.source)
     frame = to_float(picture)
@@ -240,9 +245,10 @@ def _restore_file(
         result = restore_whole(frame, restorer, options=options, runtime=runtime)
     else:
         here = None if mask is None else mask_for(mask, frame, args.mask)
-        result = restore_frame(
-            frame, restorer, detector, aligned=args.aligned, options=options, runtime=runtime, mask=here
-        )
+        if args.aligned:
+            result = restore_aligned(frame, restorer, options=options, runtime=runtime, mask=here)
+        else:
+            result = restore_photo(frame, restorer, detector, options=options, runtime=runtime, mask=here)
     notes = list(picture.notes)
     if not bool(result.mask.any()) and FORMATS.get(job.target.suffix.lower()) == picture.kind:
         # Writing it anew would recompress a picture in which nothing changed.

@@ -47,7 +47,7 @@ def _styles(args: argparse.Namespace) -> int:
     from ..media.tensors import SUFFIX
     from ..methods.vspbfr.codes import save_codes
     from ..methods.vspbfr.prompts import preview, style_codes
-    from ..pipeline import Options
+    from ..restoration.options import RestoreOptions
     from ..restorer import face_seed, load_restorer
     from ..runtime import Runtime, pick_device
 
@@ -56,7 +56,7 @@ def _styles(args: argparse.Namespace) -> int:
         if target:
             _check_target(target, suffixes, args)
             require_writable(target.parent)
-    options = Options(max_faces=args.max_faces)
+    options = RestoreOptions(max_faces=args.max_faces)
     options.check()
     runtime = Runtime(device=pick_device(args.device))
     restorer = load_restorer(_METHOD, args.config, weights=args.weights)

@@ -142,7 +142,7 @@ class People:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DriftGate:
+class DriftLimit:
     """How far restoring may move who a face shows, and who tells.
 
     Raises:
@@ -163,6 +163,10 @@ class DriftGate:
                 todo="Choose a limit in that range: 0 is the same person, about 1 somebody else",
             )
 
+    def reason(self, moved: float) -> str:
+        """Say why a face that moved too far is left as it was."""
+        return f"restoring moved its identity by {moved:.3f}, more than the {self.most:g} allowed"
+
     def judge(self, before: Tensor, after: Tensor) -> list[tuple[float, str]]:
         """Return for each face its drift and why it is to be left as it was, empty where it may stay restored.
 
@@ -171,9 +175,7 @@ class DriftGate:
         if not len(before):
             return []
         return [
-            (moved, f"restoring moved its identity by {moved:.3f}, more than the {self.most:g} allowed")
-            if moved > self.most
-            else (moved, "")
+            (moved, self.reason(moved) if moved > self.most else "")
             for moved in drift(self.recogniser, before, after).tolist()
         ]
 

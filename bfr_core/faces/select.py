@@ -38,6 +38,11 @@ def select_faces(
     return [face for index, face in enumerate(faces) if index not in reasons], reasons
 
 
+def numbered(faces: Sequence[Face]) -> list[Face]:
+    """Return faces that know their place among all that were found in their frame; those that know it keep it."""
+    return [face if face.index is not None else replace(face, index=place) for place, face in enumerate(faces)]
+
+
 def borrow_points(given: Sequence[Face], detected: Sequence[Face]) -> list[Face]:
     """Give faces that came as bare boxes the points of the detected face that overlaps each most.
 

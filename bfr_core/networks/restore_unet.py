@@ -41,8 +41,8 @@ class FullSizeHead(nn.Module):
     """End at the picture's full size in a way that cannot draw a grid.
 
     A folded head (a convolution to four phases of each colour, then pixel-shuffle) answers differently at even and odd
-    pixels, which shows as a weave of two pixels. Here features are enlarged bilinearly, so that neighbours differ only by what
-    the picture itself shows them, and two convolutions see both at full size.
+    pixels, which shows as a weave of two pixels. Here features are enlarged bilinearly, so that neighbours differ only
+    by what the picture itself shows them, and two convolutions see both at full size.
 
     Shapes: h (B, channels, H / 2, W / 2) and x (B, 3, H, W); returns (B, 3, H, W).
     """

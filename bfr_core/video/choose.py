@@ -255,11 +255,15 @@ def _cannot_edit(found: str) -> SettingsError:
     )
 
 
-def best_row(track: Track) -> int:
-    """Return the row of a track that shows it best: large, frontal, and surely a face."""
+def worth(track: Track) -> np.ndarray:
+    """Return how well each row of a track shows it, (n,): large, frontal, and surely a face."""
     frontal = np.cos(np.radians(np.minimum(yaw(track.points), 85)))
-    worth = box_sizes(track.boxes) * frontal * track.scores * track.weight * np.where(track.observed, 1.0, 0.5)
-    return int(worth.argmax())
+    return box_sizes(track.boxes) * frontal * track.scores * track.weight * np.where(track.observed, 1.0, 0.5)
+
+
+def best_row(track: Track) -> int:
+    """Return the row of a track that shows it best."""
+    return int(worth(track).argmax())
 
 
 def thumbnail(rgb: Tensor, track: Track, row: int) -> Tensor:

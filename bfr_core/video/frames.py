@@ -15,6 +15,7 @@ from ..errors import InputMediaError, SettingsError
 from ..runtime import Runtime
 from .analysis import analyse
 from .choose import to_json
+from .drift import apply_drift, measure_drift
 from .plan import Crew, FilmOptions
 from .render import render
 from .scan import scan
@@ -90,6 +91,10 @@ def restore_frames(
 
     found = Scan.joined(list(scan(moments("analyse"), crew.detector, crew.recogniser, options.looking, runtime)))
     tracks = analyse(found, crew, options, (frames.shape[2], frames.shape[3]), check_cancel=runtime.check_cancel)
+    if options.drift_limit is not None:
+        limit, silent = options.drift_limit, runtime.silent()
+        drift = measure_drift(moments("judge"), tracks, crew.restorer, options.render, limit, silent)
+        apply_drift(tracks, drift, limit)
     out = frames.clone()
     for item in render(moments("render"), tracks, crew.restorer, options.render, runtime, span=(0, len(frames))):
         if item.after is not None and item.before is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,11 +18,14 @@ import numpy as np
 
 from .. import __version__
 from ..errors import InputMediaError, RestoreError
+from ..restoration.options import colours_of
 from ..runtime import Runtime
 from .analysis import analyse
 from .choose import apply_json, best_row, thumbnail, to_json
+from .drift import apply_drift, measure_drift
 from .join import join
 from .manifest import JobFolder
+from .pipes import Halt
 from .pipes import run as run_pipes
 from .pixels import Pixels
 from .plan import Crew, FilmOptions, Plan, digest_of, expected_frames, fingerprint
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TRACKS = "tracks.json"
+_DRIFT = "drift.json"
 Preview = Callable[["Tensor", "Tensor"], None]
 """Sees a frame before and after, (3, H, W) in [0, 1], at most once a second."""
 
@@ -49,6 +52,8 @@ class FilmReport:
     target: str
     method: str
     config: str
+    colours: str
+    """Whose colours restored faces have: input or method."""
     frames: int
     restored_frames: int
     """In which a face was restored."""
@@ -146,6 +151,7 @@ class FilmJob:
         tracks = analyse(
             found, self.crew, self.options, shape, looking=self._looking, check_cancel=self.runtime.check_cancel
         )
+        self._judge_drift(tracks)
         self._found = replace(found, identity=found.identity[:, :0])  # the largest part, which nobody asks for again
         written = self.folder.read_json(_TRACKS)
         self._write_thumbnails([track for track in tracks if not self._picture_of(track).exists()])
@@ -156,6 +162,24 @@ class FilmJob:
             self.folder.write_json(_TRACKS, told | {"unedited": _digest(told["tracks"])})
         self._seconds["analyse"] = time.monotonic() - start
         return tracks
+
+    def _judge_drift(self, tracks: Sequence[Track]) -> None:
+        """Leave the tracks that restoring would turn into somebody else; what an earlier run measured is used again."""
+        limit = self.options.drift_limit
+        if limit is None:
+            return
+        chosen = [(track.id, int(track.first), int(track.last)) for track in tracks if track.restore]
+        told = {**fingerprint(self.crew), **self._render.told(), "by": digest_of(limit.recogniser), "tracks": chosen}
+        key = _digest(told)
+        before = self.folder.read_json(_DRIFT)
+        if isinstance(before, dict) and before.get("key") == key:
+            drift = {int(track): float(moved) for track, moved in before["drift"].items()}
+        else:
+            drift = measure_drift(
+                self._reader(), tracks, self.crew.restorer, self._render, limit, self.runtime.silent()
+            )
+            self.folder.write_json(_DRIFT, {"key": key, "drift": drift})
+        apply_drift(tracks, drift, limit)
 
     def _apply(self, tracks: Sequence[Track], edited: Any) -> None:
         """Let a person's tracks.json decide over the options."""
@@ -191,7 +215,7 @@ class FilmJob:
                 self.folder.add_scan(part)
                 parts.append(part)
 
-            done, halt = list(parts), _Halt(self.runtime.check_cancel)
+            done, halt = list(parts), Halt(self.runtime.check_cancel)
             reader = self._reader(halt.check_decoder)
             run_pipes(decoded(), looked, keep, check_cancel=halt.check_cancel)
             more = reader.lost_count - len(reader.lost)
@@ -299,7 +323,7 @@ class FilmJob:
             done: frames that were finished before, for the progress.
         """
         ahead = reach(found, self._render)
-        shown, halt = [0.0], _Halt(self.runtime.check_cancel)
+        shown, halt = [0.0], Halt(self.runtime.check_cancel)
 
         def decoded() -> Iterator[Moment]:
             for moment in self._reader(halt.check_decoder):
@@ -378,8 +402,9 @@ class FilmJob:
                 touched[track.frames] |= track.weight > 0
         restorer = self.crew.restorer
         return FilmReport(
-            str(self.plan.info.path), str(self.plan.target), restorer.method.id, restorer.config.name, len(found),
-            int(touched.sum()), to_json(tracks, found)["tracks"], joined,
+            str(self.plan.info.path), str(self.plan.target), restorer.method.id, restorer.config.name,
+            colours_of(self._render.colours, restorer.config), len(found), int(touched.sum()),
+            to_json(tracks, found)["tracks"], joined,
             list(dict.fromkeys([*self._notes, *self.runtime.notes, *joined.pop("notes", ())])),
             {name: round(seconds, 2) for name, seconds in self._seconds.items()},
         )  # fmt: skip
@@ -394,40 +419,6 @@ def _is_edited(written: Any) -> bool:
     if written is None:
         return False
     return not isinstance(written, dict) or written.get("unedited") != _digest(written.get("tracks"))
-
-
-class _Over(BaseException):
-    """Ends the decoder's thread after the work; nobody hears of it."""
-
-
-class _Halt:
-    """Tells the decoder's thread that the work is over; a context around the work.
-
-    A host may tell of a cancel once only, which must be in the thread that can end at once; the decoder learns of it,
-    as of any other end, from here.
-    """
-
-    def __init__(self, check_cancel: Callable[[], None]) -> None:
-        self._check, self._over = check_cancel, threading.Event()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: Any) -> None:
-        self._over.set()
-
-    def check_decoder(self) -> None:
-        """Raise in the decoder's thread where the work is over."""
-        if self._over.is_set():
-            raise _Over
-
-    def check_cancel(self) -> None:
-        """Ask for cancel where the work waits; before it has begun it has nothing to end the decoder with."""
-        try:
-            self._check()
-        except BaseException:
-            self._over.set()
-            raise
 
 
 class _Segments:

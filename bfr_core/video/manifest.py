@@ -4,6 +4,7 @@
     scan_000000.*     frames that were looked through: arrays (safetensors) and their record (json)
     scan.json         how many such parts there are, once all are
     tracks.json       which faces are restored; may be edited between two runs
+    drift.json        how far restoring moves each face's identity, where a limit was given
     segment_000000.*  encoded frames and their record
     report/           pictures of the faces, and the report
     lock              held while a run is at it
@@ -210,7 +211,12 @@ class JobFolder:
         self.clear_segments()
         if "analysis" in stages:
             self._parts = None
-            for path in (self.path / _SCAN, self.path / "tracks.json", *self.path.glob(f"{_SCAN_PART}*")):
+            for path in (
+                self.path / _SCAN,
+                self.path / "tracks.json",
+                self.path / "drift.json",
+                *self.path.glob(f"{_SCAN_PART}*"),
+            ):
                 path.unlink(missing_ok=True)
             for path in self.report.glob("track_*.png"):
                 path.unlink(missing_ok=True)

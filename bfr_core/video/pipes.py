@@ -180,3 +180,37 @@ def _close(items: Iterator[Any]) -> None:
     close = getattr(items, "close", None)
     if close is not None:
         close()
+
+
+class _Over(BaseException):
+    """Ends the decoder's thread after the work; nobody hears of it."""
+
+
+class Halt:
+    """Tells the decoder's thread that the work is over; a context around the work.
+
+    A host may tell of a cancel once only, which must be in the thread that can end at once; the decoder learns of it,
+    as of any other end, from here.
+    """
+
+    def __init__(self, check_cancel: Callable[[], None]) -> None:
+        self._check, self._over = check_cancel, threading.Event()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: Any) -> None:
+        self._over.set()
+
+    def check_decoder(self) -> None:
+        """Raise in the decoder's thread where the work is over."""
+        if self._over.is_set():
+            raise _Over
+
+    def check_cancel(self) -> None:
+        """Ask for cancel where the work waits; before it has begun it has nothing to end the decoder with."""
+        try:
+            self._check()
+        except BaseException:
+            self._over.set()
+            raise

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..faces.detect import Detector
     from ..faces.identity import RecognizerNet
+    from ..faces.people import DriftLimit
     from ..restorer import Restorer
 
 JOB_SUFFIX = ".bfr"
@@ -38,6 +39,8 @@ class FilmOptions:
     scan: ScanOptions = field(default_factory=ScanOptions)
     choice: Choice = field(default_factory=Choice)
     render: RenderOptions = field(default_factory=RenderOptions)
+    drift_limit: DriftLimit | None = None
+    """Which tracks to leave because restoring would make somebody else of them."""
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     stream: int | None = None
     """Which video stream; None for the container's default."""

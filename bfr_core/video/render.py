@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..compose.colour import keep_colours
+from ..bounds import bounded, check_bounds
 from ..compose.masks import FEATHER
 from ..compose.paste import composite
-from ..errors import SettingsError
 from ..faces.align import sample
+from ..restoration.faces import FaceBatch, restore_crops
+from ..restoration.options import COLOURS, Colours
 from ..restorer import Restorer, face_seed
 from ..runtime import Runtime
 from ..types import Face, FaceCrop
@@ -39,12 +40,13 @@ _NOBODY = Face((0.0, 0.0, 0.0, 0.0), np.zeros((5, 2)), 0.0)
 class RenderOptions:
     """What is done to the faces of a film."""
 
-    strength: float = 1.0
-    feather: float = FEATHER
+    strength: float = bounded(1.0, 0, 1)
+    feather: float = bounded(FEATHER, 0, 0.5)
     seed: int = 0
+    colours: Colours = field(default="auto", metadata={"choices": COLOURS})
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the method."""
-    deflicker: float = 1.0
+    deflicker: float = bounded(1.0, 0, 1)
     """How much of the change from frame to frame that the input does not show is taken out; 0 restores every frame for
     itself."""
     strengths: Mapping[int, float] = field(default_factory=dict)
@@ -54,16 +56,9 @@ class RenderOptions:
 
     def check(self) -> None:
         """Raise SettingsError where a value is out of range."""
-        given = [("strength", self.strength, 1.0), ("feather", self.feather, 0.5), ("deflicker", self.deflicker, 1.0)]
-        given += [(f"strength of track {track}", strength, 1.0) for track, strength in self.strengths.items()]
-        for name, value, high in given:
-            if not 0 <= value <= high:
-                raise SettingsError(
-                    f"Cannot restore a film with a {name} of {value}",
-                    found=f"expected 0 to {high:g}",
-                    kept="Nothing was started",
-                    todo=f"Give a {name} in that range",
-                )
+        check_bounds(self, "restore a film")
+        for track, strength in self.strengths.items():
+            check_bounds(replace(self, strength=strength, strengths={}), f"restore track {track} of a film")
 
     def told(self) -> dict[str, Any]:
         """Return what a job is told by, as plain JSON types: two runs that agree in it give the same frames."""
@@ -71,6 +66,7 @@ class RenderOptions:
             "strength": self.strength,
             "feather": self.feather,
             "seed": self.seed,
+            "colours": self.colours,
             "settings": dict(self.settings),
             "deflicker": self.deflicker,
             "strengths": {str(track): value for track, value in sorted(self.strengths.items())},
@@ -239,14 +235,14 @@ class _Renderer:
     def _restore(self) -> None:
         """Restore one batch of the faces that wait."""
         part = [self.waiting.popleft() for _ in range(min(max(self.runtime.batch, 1), len(self.waiting)))]
-        made = self.restorer.restore(
+        batch = FaceBatch(
             torch.stack([shown.image for shown in part]),
-            seeds=[track_seed(self.options, shown.track) for shown in part],
-            settings=self.options.settings,
-            runtime=self.runtime,
+            [track_seed(self.options, shown.track) for shown in part],
+            self.options.settings,
+            colours=self.options.colours,
         )
+        made = restore_crops(batch, self.restorer, self.runtime).faces
         for shown, face in zip(part, made, strict=True):
-            face = keep_colours(shown.image, face)
             if self.options.deflicker:
                 steady = self._steady.setdefault(shown.track.id, Deflicker(self.restorer.size))
                 steady.add(shown.moment.index, shown.moment.time, shown.image, face)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..errors import SettingsError
+from ..bounds import bounded, check_bounds
 from ..faces.align import FFHQ_TEMPLATE, sample, similarity
 from ..faces.passes import overlap
 from ..runtime import Runtime
@@ -59,42 +59,26 @@ class ScanOptions:
         SettingsError: a value is out of range.
     """
 
-    every: int = 0
+    every: int = bounded(0, 0, 30)
     """Frames from search to search with faces in sight; 0 for each frame on an accelerator and with detectors that
     cannot follow a face, and for SEARCH_S otherwise. What lies between is followed, or else filled in."""
-    look_s: float = 0.5
+    look_s: float = bounded(0.5, 0, 10)
     """Seconds from search to search while nobody is in sight."""
-    threshold: float | None = None
+    threshold: float | None = bounded(None, 0, 1)
     """Least score of a face; None for the detector's own."""
-    least_px: float = 0.0
+    least_px: float = bounded(0.0, 0, 1e6)
     """Smaller faces, in pixels, are of no use to the caller, and may be missed."""
-    identity_s: float = 0.5
+    identity_s: float = bounded(0.5, 0, 60)
     """Seconds after which a face is asked again who it is and how sharp."""
-    gap_s: float = 0.5
+    gap_s: float = bounded(0.5, 0, 10)
     """Longest time for which a face may be missed and still be the same track, in seconds."""
-    fade_s: float = 0.12
+    fade_s: float = bounded(0.12, 0, 10)
     """Seconds over which a face that appears or leaves within a shot is faded in and out."""
     steady: bool = True
     """Take the tremble of the detector out of the alignment."""
 
     def __post_init__(self) -> None:
-        limits = {
-            "every": (0, 30),
-            "look_s": (0.0, 10.0),
-            "identity_s": (0.0, 60.0),
-            "threshold": (0.0, 1.0),
-            "least_px": (0.0, 1e6),
-        }
-        limits |= {"gap_s": (0.0, 10.0), "fade_s": (0.0, 10.0)}
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise SettingsError(
-                    f"Cannot look for faces with {name} {value}",
-                    found=f"expected {low:g} to {high:g}",
-                    kept="Nothing was started",
-                    todo=f"Give a {name} in that range",
-                )
+        check_bounds(self, "look for faces")
 
 
 def scan(

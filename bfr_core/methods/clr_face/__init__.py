@@ -133,7 +133,7 @@ METHOD = Method(
             # Trained for minutes, it paints less well than the face it starts from: it starts lower.
             defaults={"steps": 8, "sampler": "dpm++", "sigma": 0.2, "guide_to": 0.05},
         ),
-        Config("paper", "Published sizes, bring your weights", 512, PAPER),
+        Config("paper", "Published sizes, bring your weights", 512, PAPER, colours="method"),
     ),
     build=build,
     restore=restore,  # type: ignore[arg-type]

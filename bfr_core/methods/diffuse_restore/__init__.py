@@ -105,8 +105,8 @@ METHOD = Method(
             # Trained for minutes, it paints less well than the face it starts from: it starts lower than T' = 400.
             defaults={"start": 120, "steps": 8},
         ),
-        Config("paper", "As in the paper, 512 px, for training", 512, PAPER, defaults=PRINTED),
-        Config("paper256", "As in the paper, 256 px, for training", 256, PAPER_256, defaults=PRINTED),
+        Config("paper", "As in the paper, 512 px, for training", 512, PAPER, defaults=PRINTED, colours="method"),
+        Config("paper256", "As in the paper, 256 px, for training", 256, PAPER_256, defaults=PRINTED, colours="method"),
     ),
     build=build,
     restore=restore,  # type: ignore[arg-type]

@@ -61,7 +61,7 @@ METHOD = Method(
     ),
     configs=(
         Config("compact", "Compact U-Net, embedded weights", 512, embedded=("irn_compact",)),
-        Config("paper", "SwinIR with pixel-unshuffle, bring your weights", 512),
+        Config("paper", "SwinIR with pixel-unshuffle, bring your weights", 512, colours="method"),
     ),
     build=build,
     restore=restore,

@@ -81,7 +81,7 @@ METHOD = Method(
         ),
         Config(
             "paper", "As in the paper, for training", 512, PAPER,
-            defaults={"steps": 25, "sampler": "ddim", "start": 1000},
+            defaults={"steps": 25, "sampler": "ddim", "start": 1000}, colours="method",
         ),
     ),
     build=build,

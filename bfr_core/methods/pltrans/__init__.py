@@ -122,7 +122,7 @@ METHOD = Method(
             # Its features have four times the side of the paper's: J = 3 keeps as many low frequencies as J = 1 there.
             defaults={"levels": 3},
         ),
-        Config("paper", "RestoreFormer's sizes, bring your weights", 512, PAPER),
+        Config("paper", "RestoreFormer's sizes, bring your weights", 512, PAPER, colours="method"),
     ),
     build=build,
     restore=restore,  # type: ignore[arg-type]

@@ -119,9 +119,9 @@ METHOD = Method(
         ),
         Config(
             "official", "As released by the authors, bring their three files", 512, OFFICIAL,
-            published="https://huggingface.co/Wanglong2/VSPBFR",
+            published="https://huggingface.co/Wanglong2/VSPBFR", colours="method",
         ),
-        Config("paper", "As printed in the paper, for training", 512, PAPER),
+        Config("paper", "As printed in the paper, for training", 512, PAPER, colours="method"),
     ),
     build=build,
     restore=restore,  # type: ignore[arg-type]

@@ -1,0 +1,486 @@
+"""Pictures to the restorer and back.
+
+`restore_photo` finds the faces of a picture, `restore_photos` those of many with their crops in common batches,
+`restore_aligned` takes a picture that is a face, `restore_whole` one as a whole. Command line, nodes and library all
+come through here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..compose.paste import composite
+from ..errors import InputMediaError, SettingsError
+from ..faces.align import align_faces, sample, whole_crop
+from ..faces.select import numbered, select_faces
+from ..registry import MASK, Method
+from ..restorer import Restorer, face_seed, whole_picture
+from ..runtime import Runtime
+from ..types import Face, FaceCrop, FaceReport, RestoreReport
+from .faces import FaceBatch, restore_crops
+from .options import RestoreOptions, colours_of
+
+if TYPE_CHECKING:
+    from ..faces.detect import Detector
+
+
+_HELD = 4
+"""Pictures that are held at most for each face of a batch."""
+
+
+@dataclass(slots=True)
+class Restored:
+    """The result for one picture."""
+
+    image: Tensor
+    """(3, H, W), the input wherever `mask` is zero."""
+    mask: Tensor
+    """(H, W) share of restored pixels, strength included."""
+    crops: list[FaceCrop]
+    faces: list[Tensor]
+    """Restored crops, in the order of `crops`."""
+    report: RestoreReport
+
+
+def restore_photo(
+    frame: Tensor,
+    restorer: Restorer,
+    detector: Detector | None = None,
+    *,
+    faces: Sequence[Face] | None = None,
+    options: RestoreOptions | None = None,
+    runtime: Runtime | None = None,
+    frame_index: int = 0,
+    mask: Tensor | None = None,
+) -> Restored:
+    """Restore the faces of one picture.
+
+    Shapes: frame (3, H, W) float32 RGB in [0, 1]; mask (H, W) in [0, 1].
+
+    Args:
+        frame: the picture; not changed. Values slightly outside [0, 1] are kept outside the faces.
+        restorer: the loaded method.
+        detector: finds the faces; not needed with `faces`.
+        faces: faces found before, or by hand.
+        options: what to do.
+        runtime: where to run.
+        frame_index: number of the picture in its batch; part of the seed.
+        mask: where in the picture the method's guidance may act, for methods that take a mask.
+
+    Raises:
+        InputMediaError: the frame or the mask cannot be used.
+        SettingsError: an option is out of range, or no source of faces was given.
+        RestoreError: the method failed.
+    """
+    given = None if faces is None else [faces]
+    masks = None if mask is None else [mask]
+    made = restore_photos(
+        [frame], restorer, detector, faces=given, options=options, runtime=runtime, first=frame_index, masks=masks
+    )
+    return next(iter(made))
+
+
+def restore_photos(
+    frames: Iterable[Tensor],
+    restorer: Restorer,
+    detector: Detector | None = None,
+    *,
+    faces: Sequence[Sequence[Face]] | None = None,
+    options: RestoreOptions | None = None,
+    runtime: Runtime | None = None,
+    first: int = 0,
+    masks: Sequence[Tensor] | None = None,
+) -> Iterator[Restored]:
+    """Restore the faces of pictures; the crops of several fill one batch of the network.
+
+    A picture's result does not depend on the others. Held at once are the pictures that wait for a batch to be full.
+
+    Shapes: frames (3, H, W) each, of any sizes; masks (H, W) as their frames.
+
+    Args:
+        frames: the pictures; see `restore_photo` for these and the other arguments.
+        restorer: the loaded method.
+        detector: finds the faces.
+        faces: for each picture, those found before.
+        options: what to do.
+        runtime: where to run; its progress counts faces of the pictures that were taken so far.
+        first: number of the first picture in its batch; part of the seeds.
+        masks: for each picture.
+
+    Yields:
+        What became of each picture, in order.
+
+    Raises:
+        InputMediaError: a frame or a mask cannot be used.
+        SettingsError: an option is out of range, or no source of faces was given.
+        RestoreError: the method failed.
+    """
+    options, runtime = options or RestoreOptions(), runtime or Runtime()
+    options.check()
+    if faces is None and detector is None:
+        raise SettingsError(
+            "No way to find the faces",
+            found="neither a detector nor faces were given; expected one of them",
+            kept="The picture is unchanged",
+            todo="Pass a detector or faces, or use restore_aligned for a picture that is a face",
+        )
+    taken = mask_input(restorer.method) if masks is not None else ""
+    waiting: list[_Photo] = []
+    done = 0
+    for number, frame in enumerate(frames):
+        runtime.check_cancel()
+        photo = _Photo(frame, first + number, restorer, options)
+        photo.find(detector, None if faces is None else faces[number])
+        if masks is not None:
+            photo.limit(taken, masks[number])
+        waiting.append(photo)
+        crops = sum(len(one.chosen.crops) for one in waiting)
+        # Pictures without faces must not pile up behind one that waits for company.
+        if not crops or crops >= runtime.batch or len(waiting) >= _HELD * runtime.batch:
+            done += _restore(waiting, restorer, options, runtime, done)
+            yield from (one.finish(runtime) for one in waiting)
+            waiting = []
+    _restore(waiting, restorer, options, runtime, done)
+    yield from (one.finish(runtime) for one in waiting)
+
+
+def restore_aligned(
+    frame: Tensor,
+    restorer: Restorer,
+    *,
+    options: RestoreOptions | None = None,
+    runtime: Runtime | None = None,
+    mask: Tensor | None = None,
+) -> Restored:
+    """Restore a picture that is one aligned face, at its own size.
+
+    Shapes: frame (3, S, S) float32 RGB in [0, 1]; mask (S, S) in [0, 1].
+
+    Raises:
+        InputMediaError: the frame is not square, or it or the mask cannot be used.
+        SettingsError: an option is out of range.
+        RestoreError: the method failed.
+    """
+    options, runtime = options or RestoreOptions(), runtime or Runtime()
+    options.check()
+    photo = _Photo(frame, 0, restorer, replace(options, min_size=0.0))
+    photo.take_whole()
+    if mask is not None:
+        photo.limit(mask_input(restorer.method), mask)
+    _restore([photo], restorer, options, runtime, 0)
+    return photo.finish(runtime)
+
+
+def restore_whole(
+    frame: Tensor,
+    restorer: Restorer,
+    *,
+    options: RestoreOptions | None = None,
+    runtime: Runtime | None = None,
+    frame_index: int = 0,
+) -> Restored:
+    """Restore a picture of any size as a whole, with a method that can.
+
+    Shapes: frame (3, H, W) float32 RGB in [0, 1].
+
+    Raises:
+        InputMediaError: the frame cannot be used.
+        SettingsError: an option is out of range or needs faces, or the method restores faces only.
+        RestoreError: the method failed.
+    """
+    options, runtime = options or RestoreOptions(), runtime or Runtime()
+    options.check()
+    check_frame(frame)
+    check_whole(restorer.method, options)
+    clock = _Clock()
+    inside = frame.clamp(0, 1)
+    seeds = [face_seed(options.seed, frame_index, 0)]
+    batch = FaceBatch(inside[None], seeds, settings=options.settings, colours=options.colours, whole=True)
+    results = restore_crops(batch, restorer, runtime)
+    clock.lap("restore")
+    image = torch.lerp(frame, results.faces[0], options.strength) if options.strength else frame.clone()
+    report = _report(restorer, options, "whole", runtime)
+    report.seconds = clock.laps
+    return Restored(image, torch.full(frame.shape[-2:], options.strength), [], [], report)
+
+
+def check_frame(frame: Tensor) -> None:
+    """Refuse what is not one RGB frame.
+
+    Raises:
+        InputMediaError: another shape or type, or NaN.
+    """
+    found = None
+    if frame.ndim != 3 or frame.shape[0] != 3:
+        found = f"found shape {tuple(frame.shape)}"
+        if frame.ndim == 3 and frame.shape[-1] in (3, 4):
+            found += ", which looks like (H, W, C)"
+        elif frame.ndim == 4:
+            found += ", a batch; pass one frame at a time"
+    elif min(frame.shape[1:]) < 1:
+        found = f"found an empty picture of shape {tuple(frame.shape)}"
+    elif frame.dtype != torch.float32:
+        found = f"found {frame.dtype}" + (" (0 to 255 must be divided by 255)" if frame.dtype == torch.uint8 else "")
+    elif not bool(frame.isfinite().all()):
+        found = f"found {int((~frame.isfinite()).sum())} NaN or infinite values"
+    if found:
+        raise InputMediaError(
+            "Cannot restore this picture",
+            found=f"{found}; expected (3, H, W) float32 RGB in [0, 1]",
+            kept="The picture is unchanged",
+            todo="Convert it first",
+        )
+
+
+def mask_input(method: Method) -> str:
+    """Return the name of the method's input that says where in a face it may act.
+
+    Raises:
+        SettingsError: it has none.
+    """
+    name = next((declared.name for declared in method.inputs if declared.kind == MASK), None)
+    if name is None:
+        raise SettingsError(
+            f"{method.title} takes no mask",
+            found="a mask was given; expected none, as this method works on the whole face",
+            kept="The picture is unchanged",
+            todo="Leave the mask out, or choose a method that guides",
+        )
+    return name
+
+
+def check_whole(method: Method, options: RestoreOptions) -> None:
+    """Refuse to restore a whole picture where the method cannot, or options choose among faces.
+
+    Raises:
+        SettingsError: one of both.
+    """
+    if options.people or options.drift_limit:
+        asked = "to choose people" if options.people else "to take back faces that drift"
+        raise SettingsError(
+            "A whole picture is restored without looking at its faces",
+            found=f"a whole picture was asked for, and {asked}; expected one of the two",
+            kept="The picture is unchanged",
+            todo="Leave out --whole, or else --only, --except and --max-drift",
+        )
+    whole_picture(method)
+
+
+def _report(restorer: Restorer, options: RestoreOptions, detector: str, runtime: Runtime) -> RestoreReport:
+    return RestoreReport(
+        restorer.method.id,
+        restorer.config.name,
+        detector,
+        options.seed,
+        options.strength,
+        colours_of(options.colours, restorer.config),
+        notes=runtime.notes,
+    )
+
+
+class _Photo:
+    """One picture on its way: its faces, who of them is chosen, and what becomes of them."""
+
+    def __init__(self, frame: Tensor, number: int, restorer: Restorer, options: RestoreOptions) -> None:
+        check_frame(frame)
+        self.frame, self.number, self.restorer, self.options = frame, number, restorer, options
+        self.detector = "none"
+        self.found: list[Face] = []
+        self.chosen = _Chosen({}, {})
+        self.inputs: dict[str, Tensor] = {}
+        self.restored: dict[int, Tensor] = {}
+        self.clock = _Clock()
+        self.aligned = False
+
+    def find(self, detector: Detector | None, faces: Sequence[Face] | None) -> None:
+        """Find the faces, choose, and cut the chosen ones out."""
+        inside = self.frame.clamp(0, 1)
+        if faces is None and detector is not None:
+            faces = detector.detect(inside[None], threshold=self.options.threshold)[0]
+            self.detector = detector.name
+        else:
+            self.detector = "given"
+        self.clock.lap("detect")
+        self.found = numbered(faces or ())
+        size, number = self.restorer.size, self.number
+        self.chosen = _choose(
+            self.found, lambda some: align_faces(inside, some, size, frame_index=number), self.options
+        )
+        self.clock.lap("align")
+
+    def take_whole(self) -> None:
+        """Take the picture itself for an aligned face."""
+        self.detector, self.aligned = "aligned", True
+        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size)
+        self.found = numbered([crop.face])
+        self.chosen = _choose(self.found, lambda _: [crop], self.options)
+
+    def limit(self, name: str, mask: Tensor) -> None:
+        """Take where the method's guidance may act.
+
+        Raises:
+            InputMediaError: a mask of another size than the picture.
+        """
+        if mask.shape != self.frame.shape[1:]:
+            raise InputMediaError(
+                "Cannot use this mask",
+                found=f"its shape is {tuple(mask.shape)}, the picture's {tuple(self.frame.shape[1:])}; expected the "
+                "same",
+                kept="The picture is unchanged",
+                todo="Bring the mask to the height and width of the picture",
+            )
+        crops = self.chosen.crops.values()
+        if crops:
+            size = self.restorer.size
+            self.inputs[name] = torch.stack([sample(mask[None], crop.matrix, size).clamp(0, 1) for crop in crops])
+
+    def seeds(self) -> list[int]:
+        """Return the seeds of the chosen faces: of each its place among all that were found."""
+        return [face_seed(self.options.seed, self.number, self.found[index].index or 0) for index in self.chosen.crops]
+
+    def take(self, faces: Tensor, drift: Sequence[float | None], reasons: Sequence[str]) -> None:
+        """Take the restored faces; those with a reason stay as they were."""
+        for index, face, moved, reason in zip(list(self.chosen.crops), faces, drift, reasons, strict=True):
+            if moved is not None:
+                self.chosen.drift[index] = moved
+            if reason:
+                self.chosen.reasons[index] = reason
+                del self.chosen.crops[index]
+            else:
+                self.restored[index] = face
+
+    def finish(self, runtime: Runtime) -> Restored:
+        """Put the faces back and say what was done."""
+        self.clock.lap()
+        crops, results = list(self.chosen.crops.values()), list(self.restored.values())
+        options = self.options
+        if not self.aligned:
+            image, mask = composite(self.frame, crops, results, strength=options.strength, feather=options.feather)
+        elif crops:
+            image, mask = _blend_whole(self.frame, results[0], options.strength)
+        else:
+            image, mask = self.frame.clone(), torch.zeros(self.frame.shape[-2:])
+        self.clock.lap("composite")
+        report = _report(self.restorer, options, self.detector, runtime)
+        report.faces = [self.chosen.report(self.number, index, face) for index, face in enumerate(self.found)]
+        report.seconds = self.clock.laps
+        if options.people and self.chosen.likeness and not crops and not self.chosen.drift:
+            # In this report alone: the run's notes are shared by all pictures of a batch.
+            nearest = max(self.chosen.likeness.values())
+            said = f"Nobody here is to be restored; the likeness of the nearest is {nearest:.3f}"
+            report.notes = [*runtime.notes, said]
+        return Restored(image, mask, crops, results, report)
+
+
+def _restore(photos: Sequence[_Photo], restorer: Restorer, options: RestoreOptions, runtime: Runtime, done: int) -> int:
+    """Restore the faces of pictures together, and return how many there were."""
+    counts = [len(photo.chosen.crops) for photo in photos]
+    if not sum(counts):
+        return 0
+    crops = [crop for photo in photos for crop in photo.chosen.crops.values()]
+    names = {name for photo in photos for name in photo.inputs}
+    inputs = {name: torch.cat([photo.inputs[name] for photo in photos if photo.inputs]) for name in names}
+    batch = FaceBatch(
+        torch.stack([crop.image for crop in crops]),
+        [seed for photo in photos for seed in photo.seeds()],
+        options.settings,
+        inputs,
+        options.colours,
+        options.strength,
+        options.drift_limit,
+    )
+    start = time.perf_counter()
+    results = restore_crops(batch, restorer, runtime.scaled(done, done + len(crops)))
+    each = (time.perf_counter() - start) / len(crops)
+    at = 0
+    for photo, count in zip(photos, counts, strict=True):
+        here = slice(at, at + count)
+        photo.take(results.faces[here], results.drift[here], results.reasons[here])
+        photo.clock.add("restore", each * count)
+        at += count
+    return len(crops)
+
+
+@dataclass(slots=True)
+class _Chosen:
+    """What is to be done to the faces of a picture, all by their index in it."""
+
+    crops: dict[int, FaceCrop]
+    """Of the faces to restore."""
+    reasons: dict[int, str]
+    """Why the others are left."""
+    likeness: dict[int, float] = field(default_factory=dict)
+    drift: dict[int, float] = field(default_factory=dict)
+
+    def report(self, frame_index: int, index: int, face: Face) -> FaceReport:
+        """Return what the report says of a face."""
+        likeness, drift = (
+            None if known is None else round(known, 4) for known in (self.likeness.get(index), self.drift.get(index))
+        )
+        crop = self.crops.get(index)
+        return FaceReport(
+            frame_index,
+            index if face.index is None else face.index,
+            tuple(round(float(value), 2) for value in face.box),  # type: ignore[arg-type]
+            round(face.score, 4),
+            round(crop.scale, 4) if crop else 0.0,
+            "restored" if crop else "kept",
+            self.reasons.get(index, ""),
+            likeness,
+            drift,
+        )
+
+
+def _choose(found: Sequence[Face], align: Callable[[list[Face]], list[FaceCrop]], options: RestoreOptions) -> _Chosen:
+    """Choose whom to restore, and cut out no face that nobody looks at."""
+    min_size, max_faces = options.min_size, options.max_faces
+    if options.people is None:
+        faces, reasons = select_faces(found, min_size=min_size, max_faces=max_faces)
+        there = [index for index in range(len(found)) if index not in reasons]
+        return _Chosen(dict(zip(there, align(faces), strict=True)), reasons)
+    candidates, reasons = select_faces(found, min_size=min_size)
+    there = [index for index in range(len(found)) if index not in reasons]
+    crops = dict(zip(there, align(candidates), strict=True))
+    images = [crop.image for crop in crops.values()]
+    likeness = dict(zip(there, options.people.find(torch.stack(images)) if images else (), strict=True))
+    reasons |= {index: known.reason for index, known in likeness.items() if known.reason}
+    _, reasons = select_faces(found, min_size=min_size, max_faces=max_faces, left=reasons)
+    return _Chosen(
+        {index: crop for index, crop in crops.items() if index not in reasons},
+        reasons,
+        {index: known.cosine for index, known in likeness.items()},
+    )
+
+
+def _blend_whole(frame: Tensor, face: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Blend a restored face over the whole of an aligned picture, at the picture's own size."""
+    size = frame.shape[-1]
+    if face.shape[-1] != size:
+        face = torch.nn.functional.interpolate(face[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
+    mask = torch.full(frame.shape[-2:], strength)
+    return (torch.lerp(frame, face, strength) if strength else frame.clone()), mask
+
+
+class _Clock:
+    """Seconds since the last lap, added up by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str = "") -> None:
+        """Begin the next lap; the one that ends counts for `name`, or for nothing."""
+        now = time.perf_counter()
+        if name:
+            self.add(name, now - self._last)
+        self._last = now
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count seconds for a name."""
+        self.laps[name] = round(self.laps.get(name, 0.0) + seconds, 4)
