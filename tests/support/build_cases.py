@@ -21,7 +21,8 @@ from PIL import Image
 FEW_STEPS = {"clr_face": 2, "diffuse_restore": 2, "lpip_diff": 2}
 """Methods whose steps take the time; what they compute is the same in the first two. Others run as they are."""
 
-CLIP_FRAMES = 10
+CLIP_FRAMES, CLIP_RATE = 6, 15
+"""Of small films. They last longer than 0.3 s: a face that is in sight for less is left alone."""
 
 _DEVICE = ("--device", "cpu")
 """Graphics processors do not add up in the same order twice."""
@@ -194,11 +195,11 @@ def _write_clip(data: Path, path: Path, codec: str = "libx264", pix_fmt: str = "
     """Write the first frames of a film, smaller and without sound."""
     with av.open(str(data / _TALKING)) as source, av.open(str(path), "w") as target:
         options = {"crf": "12", "threads": "1"} if codec == "libx264" else {}
-        made: Any = target.add_stream(codec, rate=25, options=options)
+        made: Any = target.add_stream(codec, rate=CLIP_RATE, options=options)
         made.width, made.height, made.pix_fmt = 320, 320, pix_fmt
         for index, frame in zip(range(CLIP_FRAMES), source.decode(video=0), strict=False):
             small = frame.reformat(320, 320, pix_fmt, interpolation="AREA")
-            small.pts, small.time_base = index, Fraction(1, 25)
+            small.pts, small.time_base = index, Fraction(1, CLIP_RATE)
             target.mux(made.encode(small))
         target.mux(made.encode(None))
 
