@@ -12,19 +12,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...dial import Dial
 from ...diffusion.guidance import IdentityGuide, choose_mask, every_kth, guide_or_embedded, steering, targets
 from ...diffusion.levels import Level
 from ...diffusion.predictions import Predict, Prediction, from_clean
 from ...diffusion.samplers import SOLVERS
 from ...diffusion.schedules import karras
 from ...errors import InputMediaError, SettingsError
-from ...fidelity import dial
-from ...registry import Context, Value
+from ...registry import Context
 from ...seeding import Draws
 from .model import CLRFace
+from .settings import SIGMA_MAX, ClrFaceSettings
 
-SIGMA_MAX = 80.0
-"""Where pure noise begins (EDM Table 1)."""
+START_NOISE = Dial("noise that the recovered latent starts from", 4, 1, 0.25)
+GUIDANCE_SCALE = Dial("scale of the identity guidance", 0.25, 1, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Guidance:
 def restore(
     net: CLRFace,
     faces: Tensor,
-    settings: Mapping[str, Value],
+    settings: ClrFaceSettings,
     seeds: Collection[int],
     inputs: Mapping[str, Tensor],
     context: Context,
@@ -75,26 +76,25 @@ def restore(
         SettingsError: settings that contradict each other.
     """
     draws = Draws(tuple(seeds), faces.device)
-    fidelity = float(settings["fidelity"])
     # Sec. 3.1 and 3.3: latents of the degraded face and of the recovered one.
     known = recover(net, faces)
     # Sec. 3.3: the output of the IRN is where the refinement starts.
     levels = noise_levels(settings)
-    z = begin(known, levels, str(settings["start"]), draws)
+    z = begin(known, levels, settings.start, draws)
     # Sec. 3.2 and 3.3: the flow of Eq. 10 back to sigma 0, its score steered where the latent mask lets it.
     if levels:
         guidance = None
-        if settings["guidance"]:
+        if settings.guidance:
             guide = guide_or_embedded(context.guide, faces.device)
             guidance = Guidance(
                 guide,
                 targets(guide, (known.xid + 1) / 2),
-                masker(net, known, str(settings["masking"]), inputs.get("mask")),
-                scale=float(settings["scale"]) * dial(fidelity, 0.25, 1, 4),
+                masker(net, known, settings.masking, inputs.get("mask")),
+                scale=settings.scale * GUIDANCE_SCALE.at(settings.fidelity),
                 levels=guided_levels(levels, settings),
-                every=int(settings["every"]),
+                every=settings.every,
             )
-        z = SOLVERS[str(settings["sampler"])](predictor(net, known, guidance), z, levels, report=context.report)
+        z = SOLVERS[settings.sampler](predictor(net, known, guidance), z, levels, report=context.report)
     # Sec. 3.1: the quantiser in front of the decoder takes up what is left of the error.
     return (net.decode(z) + 1) / 2
 
@@ -120,23 +120,23 @@ def recover(net: CLRFace, faces: Tensor) -> Known:
     return Known(zd, xid, zid, net.condition(zd, zid))
 
 
-def noise_levels(settings: Mapping[str, Value]) -> list[Level]:
+def noise_levels(settings: ClrFaceSettings) -> list[Level]:
     """Return the levels from the start down, EDM's (Eq. 5 there); none for 0 steps.
 
     Raises:
         SettingsError: pure noise that nothing would refine.
     """
-    steps = int(settings["steps"])
-    if not steps and settings["start"] == "noise":
+    if not settings.steps and settings.start == "noise":
         raise SettingsError(
             "Cannot start from noise with 0 steps",
             found="nothing would refine the noise; expected at least 1 step",
             kept="No picture was changed",
             todo="Take more steps, or start from irn",
         )
-    if settings["start"] == "noise":
-        return karras(steps, SIGMA_MAX)
-    return karras(steps, float(settings["sigma"]) * dial(float(settings["fidelity"]), 4, 1, 0.25)) if steps else []
+    if settings.start == "noise":
+        return karras(settings.steps, SIGMA_MAX)
+    sigma = settings.sigma * START_NOISE.at(settings.fidelity)
+    return karras(settings.steps, sigma) if settings.steps else []
 
 
 def begin(known: Known, levels: Sequence[Level], start: str, draws: Draws) -> Tensor:
@@ -147,13 +147,13 @@ def begin(known: Known, levels: Sequence[Level], start: str, draws: Draws) -> Te
     return origin + levels[0].sigma * draws.normal("z_T", *origin.shape[1:]).to(origin)
 
 
-def guided_levels(levels: Sequence[Level], settings: Mapping[str, Value]) -> list[Level]:
+def guided_levels(levels: Sequence[Level], settings: ClrFaceSettings) -> list[Level]:
     """Return where the guidance acts: the levels of its band.
 
     Raises:
         SettingsError: the band ends above where it begins.
     """
-    largest, smallest = float(settings["guide_from"]), float(settings["guide_to"])
+    largest, smallest = settings.guide_from, settings.guide_to
     if smallest > largest:
         raise SettingsError(
             "Cannot guide in this band of noise levels",

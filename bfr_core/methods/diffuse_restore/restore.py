@@ -20,23 +20,27 @@ from functools import partial
 
 from torch import Tensor
 
+from ...dial import Dial
 from ...diffusion.guidance import IdentityGuide, choose_mask, every_kth, guide_or_embedded, steering, targets
 from ...diffusion.levels import Level, following, q_sample
 from ...diffusion.predictions import Predict, Prediction, from_clean
 from ...diffusion.samplers import SAMPLERS
 from ...errors import InputMediaError, SettingsError
-from ...fidelity import dial
 from ...networks.conditional_diffusion import clipped
-from ...registry import Context, Value
+from ...registry import Context
 from ...seeding import Draws
 from .mask import changed
 from .model import DiffuseRestore
+from .settings import DiffuseRestoreSettings
+
+START_LEVEL = Dial("T', the noise that the recovered face starts from", 1.75, 1, 0.25)
+GUIDANCE_SCALE = Dial("scale of the identity guidance", 0.5, 1, 2)
 
 
 def restore(
     net: DiffuseRestore,
     faces: Tensor,
-    settings: Mapping[str, Value],
+    settings: DiffuseRestoreSettings,
     seeds: Collection[int],
     inputs: Mapping[str, Tensor],
     context: Context,
@@ -51,40 +55,38 @@ def restore(
         SettingsError: a condition that this network was not trained with.
     """
     draws = Draws(tuple(seeds), faces.device)
-    fidelity = float(settings["fidelity"])
     x = faces * 2 - 1
     check_sides(net, x)
     # Sec. 3.1: g_phi(x) recovers the identity.
     x_irn = net.recovered(x).to(x)
-    condition = conditioned(net, x, x_irn, str(settings["condition"]))
+    condition = conditioned(net, x, x_irn, settings.condition)
     # Sec. 3.2: it is noised to T' in one step (Eq. 3), where the reverse process begins.
     noise = draws.normal("y_T", *x.shape[1:])
-    steps, sampler = int(settings["steps"]), str(settings["sampler"])
-    if settings["start_from"] == "irn":
-        start = round(int(settings["start"]) * dial(fidelity, 1.75, 1, 0.25))
-        levels = net.levels(steps, start, sampler)
+    if settings.start_from == "irn":
+        start = round(settings.start * START_LEVEL.at(settings.fidelity))
+        levels = net.levels(settings.steps, start, settings.sampler)
         y = q_sample(x_irn, levels[0], noise)
     else:  # Net1 of Table 6
-        levels = net.levels(steps, net.timesteps, sampler)
+        levels = net.levels(settings.steps, net.timesteps, settings.sampler)
         y = noise
     # Sec. 3.2 and 3.2.1: each step is guided to the identity of g_phi(x), where the region mask M lets it.
     guidance = None
-    if settings["guidance"]:
+    if settings.guidance:
         guide = guide_or_embedded(context.guide, faces.device)
         guidance = Guidance(
             guide,
             targets(guide, (x_irn + 1) / 2),
             choose_mask(
-                str(settings["masking"]), y, given=inputs.get("mask"),
-                makers=mask_makers(net, x, x_irn, float(settings["delta"])),
+                settings.masking, y, given=inputs.get("mask"),
+                makers=mask_makers(net, x, x_irn, settings.delta),
             ),
-            scale=float(settings["scale"]) * dial(fidelity, 0.5, 1, 2),
-            through_network=settings["gradient"] == "network",
+            scale=settings.scale * GUIDANCE_SCALE.at(settings.fidelity),
+            through_network=settings.gradient == "network",
             levels=levels,
-            every=int(settings["every"]),
+            every=settings.every,
         )  # fmt: skip
     predict = predictor(net, condition, following(levels), guidance)
-    y = SAMPLERS[sampler](
+    y = SAMPLERS[settings.sampler](
         predict, y, levels, draw=lambda index: draws.normal(f"y_{index}", *x.shape[1:]), report=context.report
     )
     return (y + 1) / 2
