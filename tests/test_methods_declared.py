@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,7 +163,7 @@ METHOD = Method(
 '''
 FILES = {
     "__init__.py": DECLARATION,
-    "shown.py": '''
+    "shown.py": """
 from ....nodes.compat import io, schema
 
 
@@ -175,12 +174,12 @@ class SixthNode(io.ComfyNode):
 
 
 NODES = (SixthNode,)
-''',
+""",
     "bench.py": "def measure(data, say, sheets=None):\n    say('measured')\n    return {'six': 6}\n",
-    "command.py": '''
+    "command.py": """
 def add(commands, argv):
     commands.add_parser("sixth", help="what only this method can").set_defaults(run=lambda args: 6)
-''',
+""",
 }
 
 

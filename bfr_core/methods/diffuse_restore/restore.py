@@ -59,7 +59,6 @@ def restore(
     check_sides(net, x)
     # Sec. 3.1: g_phi(x) recovers the identity.
     x_irn = net.recovered(x).to(x)
-    condition = conditioned(net, x, x_irn, settings.condition)
     # Sec. 3.2: it is noised to T' in one step (Eq. 3), where the reverse process begins.
     noise = draws.normal("y_T", *x.shape[1:])
     if settings.start_from == "irn":
@@ -69,23 +68,15 @@ def restore(
     else:  # Net1 of Table 6
         levels = net.levels(settings.steps, net.timesteps, settings.sampler)
         y = noise
-    # Sec. 3.2 and 3.2.1: each step is guided to the identity of g_phi(x), where the region mask M lets it.
+    # Sec. 3.2: each step sees the condition and is guided to the identity of g_phi(x), 3.2.1: where the mask M lets it.
+    condition = conditioned(net, x, x_irn, settings.condition)
     guidance = None
     if settings.guidance:
-        guide = guide_or_embedded(context.guide, faces.device)
-        guidance = Guidance(
-            guide,
-            targets(guide, (x_irn + 1) / 2),
-            choose_mask(
-                settings.masking, y, given=inputs.get("mask"),
-                makers=mask_makers(net, x, x_irn, settings.delta),
-            ),
-            scale=settings.scale * GUIDANCE_SCALE.at(settings.fidelity),
-            through_network=settings.gradient == "network",
-            levels=levels,
-            every=settings.every,
-        )  # fmt: skip
+        makers = mask_makers(net, x, x_irn, settings.delta)
+        mask = choose_mask(settings.masking, y, given=inputs.get("mask"), makers=makers)
+        guidance = identity_guidance(x_irn, mask, levels, settings, context)
     predict = predictor(net, condition, following(levels), guidance)
+    # Eq. 2: the reverse process.
     y = SAMPLERS[settings.sampler](
         predict, y, levels, draw=lambda index: draws.normal(f"y_{index}", *x.shape[1:]), report=context.report
     )
@@ -123,32 +114,6 @@ def conditioned(net: DiffuseRestore, x: Tensor, x_irn: Tensor, choice: str) -> T
             todo="Leave the setting condition at config, or choose another config",
         )
     return x_irn if choice == "irn" else x
-
-
-def mask_makers(net: DiffuseRestore, x: Tensor, x_irn: Tensor, delta: float) -> dict[str, Callable[[], Tensor]]:
-    """Return what makes the masks that can be chosen, (B, 1, H, W): M as learnt, and M' of Eq. 8 by itself."""
-    return {
-        "learned": lambda: net.mask(changed(x, x_irn, delta), x),
-        "difference": lambda: changed(x, x_irn, delta),
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """How the reverse process is steered to an identity (Eq. 7 to 9)."""
-
-    guide: IdentityGuide
-    target: Tensor
-    """(B, D), the identity of g_phi(x) or of a reference photo."""
-    mask: Tensor
-    """M, (B, 1, H, W)."""
-    scale: float
-    through_network: bool
-    """Whether the gradient by y_t goes through the U-Net, as printed, or the noise it estimates is held."""
-    levels: Sequence[Level]
-    """Where it acts."""
-    every: int
-    """The gradient is made anew at every so many of them."""
 
 
 def predictor(
@@ -192,3 +157,49 @@ def predictor(
         return replace(said, gradient=gradient)
 
     return every_kth(through_network if guidance.through_network else held, plain, guidance.levels, guidance.every)
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """How the reverse process is steered to an identity (Eq. 7 to 9)."""
+
+    guide: IdentityGuide
+    target: Tensor
+    """(B, D), the identity of g_phi(x) or of a reference photo."""
+    mask: Tensor
+    """M, (B, 1, H, W)."""
+    scale: float
+    through_network: bool
+    """Whether the gradient by y_t goes through the U-Net, as printed, or the noise it estimates is held."""
+    levels: Sequence[Level]
+    """Where it acts."""
+    every: int
+    """The gradient is made anew at every so many of them."""
+
+
+def identity_guidance(
+    x_irn: Tensor, mask: Tensor, levels: Sequence[Level], settings: DiffuseRestoreSettings, context: Context
+) -> Guidance:
+    """Return how these faces are steered: to the identity of g_phi(x), or to whom the run was told.
+
+    Raises:
+        SettingsError: the reference is of another recogniser.
+    """
+    guide = guide_or_embedded(context.guide, x_irn.device)
+    return Guidance(
+        guide,
+        targets(guide, (x_irn + 1) / 2),
+        mask,
+        scale=settings.scale * GUIDANCE_SCALE.at(settings.fidelity),
+        through_network=settings.gradient == "network",
+        levels=levels,
+        every=settings.every,
+    )
+
+
+def mask_makers(net: DiffuseRestore, x: Tensor, x_irn: Tensor, delta: float) -> dict[str, Callable[[], Tensor]]:
+    """Return what makes the masks that can be chosen, (B, 1, H, W): M as learnt, and M' of Eq. 8 by itself."""
+    return {
+        "learned": lambda: net.mask(changed(x, x_irn, delta), x),
+        "difference": lambda: changed(x, x_irn, delta),
+    }
