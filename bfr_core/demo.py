@@ -15,6 +15,7 @@ from .faces.detect import load_detector
 from .media.pictures import Picture, write_picture
 from .media.sheets import caption, row, stack, to_bytes
 from .metrics.fidelity import laplacian_variance, psnr
+from .registry import default_method
 from .restoration.photo import restore_photo
 from .restorer import load_restorer
 from .runtime import Runtime, pick_device
@@ -52,7 +53,7 @@ def run(out: Path, *, seed: int = 2, device: str = "auto") -> str:
     truth = torch.nn.functional.interpolate(truth, scale_factor=2.0, mode="bicubic", antialias=True).clamp(0, 1)[0]
     params = draw(get_preset("gfpgan").without_colour(), seed)
     low = torch.from_numpy(degrade(to_bytes(truth), params)).permute(2, 0, 1).float() / 255
-    restorer = load_restorer("irn")
+    restorer = load_restorer(default_method().id)
     runtime = Runtime(device=pick_device(device))
     result = restore_photo(low, restorer, load_detector(device=runtime.device), runtime=runtime)
     if not result.crops:

@@ -8,18 +8,21 @@ import pkgutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .dial import Dial
 from .errors import InputMediaError, SettingsError
 from .runtime import Numbers
+from .settings import NoSettings, Param, Value, declared_params
 
 if TYPE_CHECKING:
     from .diffusion.guidance import IdentityGuide
 
-Value = float | int | bool | str
+S = TypeVar("S")
+
 MASK = "mask"
 """The kind of input that says where in a face: (B, 1, H, W) in [0, 1], of any size; the method brings it to its own."""
 GUIDANCE = "guidance"
@@ -33,45 +36,6 @@ class Paper:
     title: str
     url: str
     section: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Param:
-    """One setting of a method, as every surface shows it."""
-
-    name: str
-    default: Value
-    help: str
-    low: float | None = None
-    high: float | None = None
-    step: float | None = None
-    choices: tuple[str, ...] = ()
-
-    def check(self, value: Any) -> Value:
-        """Return `value` in this setting's type.
-
-        Raises:
-            SettingsError: the value is of another type, out of range, not finite, or not a choice.
-        """
-        kind = type(self.default)
-        expected = f"one of {', '.join(self.choices)}" if self.choices else kind.__name__
-        if self.low is not None:
-            expected += f" from {self.low:g} to {self.high:g}"
-        fits = isinstance(value, kind) or (kind is float and isinstance(value, int) and not isinstance(value, bool))
-        if kind is int and isinstance(value, bool):
-            fits = False
-        if fits and self.low is not None and self.high is not None:
-            fits = self.low <= float(value) <= self.high  # NaN fails both
-        if fits and self.choices:
-            fits = value in self.choices
-        if not fits:
-            raise SettingsError(
-                f"Cannot use {value!r} for {self.name}",
-                found=f"expected {expected}",
-                kept="Nothing was started",
-                todo=f"Give a value in range, or leave {self.name} out for {self.default!r}",
-            )
-        return kind(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +125,24 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
-    """The declaration of one restoration method."""
+class LearntMask:
+    """Where a method that guides has learnt to let its guidance act, as a picture to look at and to change."""
+
+    name: str
+    """In words."""
+    make: Callable[..., Tensor]
+    """(restorer, (B, 3, S, S) aligned faces in [0, 1], *, seeds, settings, runtime) to (B, 1, S, S) in [0, 1]."""
+    default: bool = False
+    """Whether it is the one to look at where nobody chose a method; lists begin with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[S]):
+    """The declaration of one restoration method; `S` is the dataclass of its settings.
+
+    What only this method has, it names here, and no file that methods share does: modules are named as in an import,
+    relative to the package that shows them where they begin with a dot.
+    """
 
     id: str
     title: str
@@ -172,26 +152,48 @@ class Method:
     """The default first."""
     build: Callable[[Config], nn.Module]
     """Makes the untrained network of a config."""
-    restore: Callable[[nn.Module, Tensor, Mapping[str, Value], Collection[int], Mapping[str, Tensor], Context], Tensor]
-    """Restores (B, 3, S, S) crops in [0, 1] with the settings, one seed per face, the inputs that were given and what
-    there is of the run around it."""
+    restore: Callable[[Any, Tensor, S, Collection[int], Mapping[str, Tensor], Context], Tensor]
+    """Restores (B, 3, S, S) crops in [0, 1] by the network, with the settings, one seed per face, the inputs that were
+    given and what there is of the run around it."""
     recognise: Callable[[Collection[str]], str | None]
     """Names the config that a checkpoint's keys belong to, or None."""
-    params: tuple[Param, ...] = ()
+    settings_type: type[S] = NoSettings  # type: ignore[assignment]
+    """Its settings: a frozen dataclass, see `bfr_core.settings`."""
     inputs: tuple[Input, ...] = ()
+    dials: tuple[Dial, ...] = ()
+    """What follows the setting `fidelity`, and how far."""
     parts: tuple[Part, ...] = ()
     """The files its weights come in; none where one file holds the whole network."""
-    strangers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    foreign_checkpoints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Files that are taken for one of the parts by mistake: what they are, in words, and keys that tell them."""
     stages: Mapping[str, str] = field(default_factory=dict)
     """Training stages: name, and the module under `train.stages` that declares it. Methods may share one."""
+    default: bool = False
+    """Whether it is the one that restores where nobody chose a method; lists begin with it."""
     guides: bool = False
     """Whether it can be steered to an identity, through `Context.guide`."""
+    mask: LearntMask | None = None
+    """Where it lets guidance act by itself, where it has learnt that."""
     patch_batch: int | None = None
     """Patches in one call of a network that works on patches; it takes fewer where memory runs out."""
     picture: Callable[..., Tensor] | None = None
     """Restores a picture of any size as a whole: (restorer, (3, H, W) in [0, 1], *, seed, settings, runtime), the
     result of its shape; None where the method restores faces only."""
+    picture_help: str = ""
+    """What people need to know of that, in sentences that follow "Restore images of any size as a whole: "."""
+    nodes: tuple[str, ...] = ()
+    """Modules of the pack's `nodes` that show what only this method has; see `nodes/own.py`."""
+    benches: Mapping[str, str] = field(default_factory=dict)
+    """Parts of `bfr bench` that measure it: name, and the module, of `bench` or its own. Methods may share one."""
+    published_benches: Mapping[str, str] = field(default_factory=dict)
+    """The same of the published sizes, which take long and have no weights."""
+    commands: Mapping[str, str] = field(default_factory=dict)
+    """Commands of `bfr` that only this method has: name, and the module, which declares it with `add`."""
+
+    @property
+    def params(self) -> tuple[Param, ...]:
+        """Its settings, as surfaces show them."""
+        return declared_params(self.settings_type)
 
     def config(self, name: str = "") -> Config:
         """Return the config called `name`, the default for an empty name.
@@ -216,8 +218,8 @@ class Method:
             for param in self.params
         )
 
-    def settings(self, given: Mapping[str, Any], config: Config | None = None) -> dict[str, Value]:
-        """Return every setting, checked, with the defaults of a config, the first by itself, where none was given.
+    def settings(self, given: Mapping[str, Any], config: Config | None = None) -> S:
+        """Return the settings, checked, with the defaults of a config, the first by itself, where none was given.
 
         Raises:
             SettingsError: a name is unknown or a value does not fit.
@@ -232,7 +234,7 @@ class Method:
                     kept="Nothing was started",
                     todo=f"Did you mean {near[0]!r}?" if near else "Leave the setting out",
                 )
-        return {name: param.check(given.get(name, param.default)) for name, param in known.items()}
+        return self.settings_type(**{name: one.check(given.get(name, one.default)) for name, one in known.items()})
 
     def check_inputs(self, given: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
         """Return the inputs that were given, checked, as float32.
@@ -283,11 +285,21 @@ def _unfit_mask(mask: Tensor) -> str | None:
 def methods() -> dict[str, Method]:
     """Return every declared method by id: one for each folder under `methods/`, in order of their names."""
     package = importlib.import_module(".methods", __package__)
-    found = (
-        importlib.import_module(f".{module.name}", package.__name__).METHOD
-        for module in pkgutil.iter_modules(package.__path__)
-    )
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    found = (importlib.import_module(f".{name}", package.__name__).METHOD for name in names)
     return {method.id: method for method in found}
+
+
+def default_method() -> Method:
+    """Return the method that restores where nobody chose one: that which is declared so, else the first."""
+    known = methods().values()
+    return next((method for method in known if method.default), next(iter(known)))
+
+
+def guiding_methods() -> list[Method]:
+    """Return the methods that can be steered to an identity, in the order of lists."""
+    able = [method for method in methods().values() if method.guides]
+    return sorted(able, key=lambda method: not (method.mask and method.mask.default))
 
 
 def get_method(method_id: str) -> Method:

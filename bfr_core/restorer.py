@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from .models.checkpoints.files import fill, load_state
 from .models.checkpoints.folders import locate
 from .models.checkpoints.parts import check_fit, inspect
 from .models.checkpoints.unfilled import unfilled
-from .registry import GUIDANCE, Config, Context, Method, Value, get_method, identify, methods
+from .registry import GUIDANCE, Config, Context, Method, get_method, guiding_methods, identify, methods
 from .runtime import Runtime
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Restorer:
             SettingsError: the method cannot be steered.
         """
         if guide is not None and not self.method.guides:
-            able = ", ".join(method.title for method in methods().values() if method.guides)
+            able = ", ".join(method.title for method in guiding_methods())
             raise SettingsError(
                 f"{self.method.title} cannot be guided to an identity",
                 found=f"found a guide by the {guide.title}; expected none, as this method takes no steps to guide",
@@ -54,8 +55,8 @@ class Restorer:
         bound.guide = guide
         return bound
 
-    def settings(self, given: Mapping[str, Any], runtime: Runtime) -> dict[str, Value]:
-        """Return every setting, checked, with the config's defaults where none was given.
+    def settings(self, given: Mapping[str, Any], runtime: Runtime) -> Any:
+        """Return the method's settings, checked, with the config's defaults where none was given.
 
         A guide is there to be followed: with one, guidance is on unless it is switched off, which is noted.
 
@@ -63,11 +64,11 @@ class Restorer:
             SettingsError: a name is unknown or a value does not fit.
         """
         chosen = self.method.settings(given, self.config)
-        if self.guide is not None and chosen.get(GUIDANCE) is False:
+        if self.guide is not None and getattr(chosen, GUIDANCE, None) is False:
             if GUIDANCE in given:
                 runtime.note(f"The guide by the {self.guide.title} was left aside, as {GUIDANCE} is off")
             else:
-                chosen[GUIDANCE] = True
+                return replace(chosen, **{GUIDANCE: True})
         return chosen
 
     def context(self, runtime: Runtime) -> Context:
@@ -130,7 +131,7 @@ class Restorer:
         self,
         faces: Tensor,
         seeds: list[int],
-        settings: Mapping[str, Any],
+        settings: Any,
         inputs: Mapping[str, Tensor],
         runtime: Runtime,
     ) -> Tensor:
@@ -143,7 +144,7 @@ class Restorer:
             here = slice(done, done + len(part))
             rows = {name: _ordinary(value[here].to(runtime.device)) for name, value in inputs.items()}
             there = _ordinary(part.to(runtime.device))
-            restored = self.computed(
+            restored = self.run_with_fp32_fallback(
                 lambda: self.method.restore(net, there, settings, seeds[here], rows, context), runtime
             )
             done += len(part)
@@ -151,7 +152,7 @@ class Restorer:
 
         return _ordinary(runtime.run_batched(call, faces))
 
-    def computed(self, compute: Callable[[], Tensor], runtime: Runtime, *, what: str = "faces") -> Tensor:
+    def run_with_fp32_fallback(self, compute: Callable[[], Tensor], runtime: Runtime, *, what: str = "faces") -> Tensor:
         """Return what `compute` makes of this restorer's network, (B, ...), as float32.
 
         It runs in the runtime's precision, and again in float32 where that overflowed, be it on the way.

@@ -11,11 +11,10 @@ from .detect import AlignFaces, DetectFaces
 from .guidance import CombineGuidanceMasks, FacePartMask, GuidanceMask, IdentityGuideNode, PreviewGuidanceMask
 from .host import register_folders
 from .loaders import LoadDetector
+from .own import own_nodes
 from .people import IdentityDriftGate, SelectPerson
-from .picture import RestoreImage
-from .pltrans import LoadPLTransLatent, PLTransDecode, PLTransLatent, PLTransMix, PLTransSample, SavePLTransLatent
+from .picture import picture_node
 from .restore import LoadRestorer, RestoreFaces, method_node
-from .style import LoadStyleCodes, MakeStyleCodes, MixStyleCodes, PreviewStyleCodes, SaveStyleCodes
 from .tracks import SelectTracks
 from .video import RestoreFacesInFrames, RestoreFacesInVideo
 
@@ -28,9 +27,10 @@ class BfrExtension(ComfyExtension):
         register_folders()
         fixed = [LoadDetector, DetectFaces, AlignFaces, LoadRestorer, CompositeFaces, RestoreFaces]
         fixed += [CompareFaces, DegradeFaces]
-        fixed += [MakeStyleCodes, PreviewStyleCodes, MixStyleCodes, SaveStyleCodes, LoadStyleCodes]
-        fixed += [PLTransLatent, PLTransSample, PLTransMix, PLTransDecode, SavePLTransLatent, LoadPLTransLatent]
         fixed += [GuidanceMask, FacePartMask, CombineGuidanceMasks, PreviewGuidanceMask]
-        fixed += [IdentityGuideNode, RestoreImage, SelectPerson, IdentityDriftGate]
+        fixed += [IdentityGuideNode, SelectPerson, IdentityDriftGate]
         fixed += [RestoreFacesInVideo, SelectTracks, RestoreFacesInFrames]
-        return fixed + [method_node(method) for method in methods().values()]
+        own: list[type[io.ComfyNode]] = []
+        for method in methods().values():
+            own += [method_node(method), *([picture_node(method)] if method.picture else []), *own_nodes(method)]
+        return fixed + own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from ..bfr_core.compose.mask_algebra import MOST_FEATHER, OPERATIONS, combine_masks, overlay
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.faces.regions import FEATHER, PARTS, crop_points, part_masks, select_parts
-from ..bfr_core.registry import get_method
+from ..bfr_core.registry import LearntMask, Method, guiding_methods
 from .compat import io, option, schema
 from .host import check_cancel, join_image, runtime, split_image, to_host
 from .models import (
@@ -23,10 +24,9 @@ from .models import (
     get_recogniser,
     get_restorer,
 )
-from .restore import SEED, SEED_HELP, batch_seeds, default_config
+from .restore import SEED, SEED_HELP, batch_seeds, default_choice
 from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, RestorerSocket
 
-_MASKED = "diffuse_restore"
 _FEATURES = ("eyes", "brows", "mouth", "nose")
 """Parts that are on to begin with: those that tell who it is."""
 _EMPTY = 512
@@ -39,20 +39,22 @@ class GuidanceMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
+        masking = _masking()
         return schema(
             node_id="BFR_GuidanceMask",
             display_name="Guidance Mask",
             category=CATEGORY,
-            description="Show where a method has learnt to steer aligned faces to their identity: the region mask of "
-            "Diffuse-and-Restore, or the latent mask of CLR-Face. Change it with Combine Guidance Masks, and give it "
-            "back to the node that restores.",
-            search_aliases=["region mask", "latent mask", "identity guidance", "attention mask"],
+            description="Show where a method has learnt to steer aligned faces to their identity: "
+            + _either((f"the {mask.name} of {method.title}" for method, mask in masking), ", or ")
+            + ". Change it with Combine Guidance Masks, and give it back to the node that restores.",
+            search_aliases=[*(mask.name for _, mask in masking), "identity guidance", "attention mask"],
             inputs=[
                 io.Image.Input("faces", tooltip="Aligned faces, from Align Faces"),
                 option(io.Int, "seed", **SEED, tooltip=SEED_HELP),
                 RestorerSocket.Input(
                     "restorer", optional=True,
-                    tooltip=f"Of Diffuse-and-Restore or CLR-Face. Left open: {_default_choice()}",
+                    tooltip=f"Of {_either(method.title for method, _ in masking)}. "
+                    f"Left open: {default_choice(masking[0][0])}",
                 ),
             ],
             outputs=[io.Mask.Output(display_name="mask", tooltip="One for each face, 1 where it may be steered")],
@@ -61,19 +63,18 @@ class GuidanceMask(io.ComfyNode):
     @classmethod
     def execute(cls, faces: torch.Tensor, seed: int = 0, restorer: LoadedRestorer | None = None) -> io.NodeOutput:
         """Run the network that masks."""
-        loaded = restorer or get_restorer(_default_choice())
-        makers = _mask_makers()
+        loaded = restorer or get_restorer(default_choice(_masking()[0][0]))
         method = loaded.restorer.method
-        if method.id not in makers:
+        if method.mask is None:
             raise SettingsError(
                 f"{method.title} has no guidance mask",
                 found=f"the restorer is {method.title}; expected one of "
-                + ", ".join(get_method(name).title for name in makers),
+                + ", ".join(other.title for other, _ in _masking()),
                 kept="Nothing was started",
                 todo="Load a restorer of one of them, or make a mask with Face Part Mask",
             )
         frames, _ = split_image(faces)
-        mask = makers[method.id](
+        mask = method.mask.make(
             loaded.restorer,
             frames.clamp(0, 1),
             seeds=batch_seeds(seed, len(frames)),
@@ -228,10 +229,13 @@ class IdentityGuideNode(io.ComfyNode):
             category=CATEGORY,
             description="Say whom a restorer steers faces to, by which recogniser and how strongly. With a reference "
             "photo it steers to the person in it, otherwise to who is recognised in each face itself. For "
-            "Diffuse-and-Restore and CLR-Face, in every node that takes a restorer.",
+            + _either((method.title for method in guiding_methods()), " and ")
+            + ", in every node that takes a restorer.",
             search_aliases=["arcface", "identity preservation", "reference photo", "insightface", "face recognition"],
             inputs=[
-                RestorerSocket.Input("restorer", tooltip="Of Diffuse-and-Restore or CLR-Face"),
+                RestorerSocket.Input(
+                    "restorer", tooltip=f"Of {_either(method.title for method in guiding_methods())}"
+                ),
                 option(
                     io.Combo, "recogniser", options=files_of("recognizer"),
                     tooltip="embedded: comes with the pack; else an ArcFace file for torch in models/insightface, such "
@@ -290,13 +294,12 @@ _PART_HELP = {
 }
 
 
-def _default_choice() -> str:
-    return f"{_MASKED}/{default_config(get_method(_MASKED)).name}"
+def _masking() -> list[tuple[Method, LearntMask]]:
+    """Return the methods that have learnt where to guide, with their masks, the default first."""
+    return [(method, method.mask) for method in guiding_methods() if method.mask]
 
 
-def _mask_makers() -> dict[str, Any]:
-    """Return what makes the mask of each method that has one."""
-    from ..bfr_core.methods.clr_face.latent_mask import latent_mask
-    from ..bfr_core.methods.diffuse_restore.region_mask import region_mask
-
-    return {"diffuse_restore": region_mask, "clr_face": latent_mask}
+def _either(names: Iterable[str], last: str = " or ") -> str:
+    """Return names in a row, the last after its own word."""
+    *others, end = names
+    return last.join([", ".join(others), end]) if others else end

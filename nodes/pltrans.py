@@ -23,8 +23,20 @@ from .compat import io, option, schema
 from .host import join_image, mask_layers, runtime, split_image
 from .kept import Kept, load_node, save_node
 from .models import LoadedRestorer, get_restorer
-from .restore import REPORT_HELP, SEED, SEED_HELP, batch_report, batch_seeds, default_config, param_input
-from .types import CATEGORY, PLTransLatentSocket, RestorerSocket
+from .restore import (
+    REPORT_HELP,
+    SEED,
+    SEED_HELP,
+    batch_report,
+    batch_seeds,
+    default_choice,
+    default_config,
+    param_input,
+)
+from .types import CATEGORY, RestorerSocket
+
+PLTransLatentSocket = io.Custom("BFR_PLTRANS_LATENT")
+"""Carries `PLTransLatents`."""
 
 _METHOD = "pltrans"
 _DECODING = ("dictionary", "transformer")
@@ -195,6 +207,8 @@ class PLTransDecode(io.ComfyNode):
 
 SavePLTransLatent, LoadPLTransLatent = save_node(_KEPT), load_node(_KEPT)
 
+NODES = (PLTransLatent, PLTransSample, PLTransMix, PLTransDecode, SavePLTransLatent, LoadPLTransLatent)
+
 
 def _params() -> tuple[Param, ...]:
     method = get_method(_METHOD)
@@ -206,7 +220,7 @@ def _restorer(given: LoadedRestorer | None) -> LoadedRestorer:
 
 
 def _choice() -> str:
-    return f"{_METHOD}/{default_config(get_method(_METHOD)).name}"
+    return default_choice(get_method(_METHOD))
 
 
 def _restorer_input() -> Any:

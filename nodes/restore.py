@@ -23,8 +23,9 @@ from .compat import boxes_input, boxes_output, io, option, schema
 from .detect import resolve_faces
 from .host import check_cancel, join_image, runtime, split_image, to_host
 from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_choices, restorer_files
+from .own import input_kind
 from .people import person_in
-from .types import CATEGORY, KINDS, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket, RestorerSocket
+from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket, RestorerSocket
 
 SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
 SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
@@ -217,11 +218,16 @@ def default_config(method: Method) -> Config:
     return next((config for config in method.configs if config.embedded), method.configs[0])
 
 
+def default_choice(method: Method) -> str:
+    """Return the restorer that a node uses where none is connected, as `get_restorer` takes it."""
+    return f"{method.id}/{default_config(method).name}"
+
+
 def method_node(method: Method) -> type[io.ComfyNode]:
     """Make the node of a declared method: aligned faces in, restored faces out, its parameters as widgets."""
     default = default_config(method)
-    choice = f"{method.id}/{default.name}"
-    sockets = {declared.name: KINDS[declared.kind] for declared in method.inputs}
+    choice = default_choice(method)
+    sockets = {declared.name: input_kind(method, declared.kind) for declared in method.inputs}
 
     class RestoreAligned(io.ComfyNode):
         """Restore aligned faces with one method."""

@@ -13,8 +13,13 @@ from .compat import io, option, schema
 from .host import join_image, runtime, split_image
 from .kept import Kept, load_node, save_node
 from .models import LoadedRestorer, get_restorer
-from .restore import SEED, SEED_HELP, batch_seeds, default_config
-from .types import CATEGORY, RestorerSocket, StyleCodesSocket
+from .restore import SEED, SEED_HELP, batch_seeds, default_choice
+from .types import CATEGORY, Beside, RestorerSocket
+
+StyleCodesSocket = io.Custom("BFR_STYLE_CODES")
+"""Carries `StyleCodes`."""
+
+KINDS = {"style_codes": Beside(StyleCodesSocket, lambda codes, config, count: codes.made_with(config).denoised)}
 
 _METHOD = "vspbfr"
 _LAYERS = 18
@@ -44,7 +49,7 @@ def _restorer(given: LoadedRestorer | None) -> LoadedRestorer:
 
 
 def _choice() -> str:
-    return f"{_METHOD}/{default_config(get_method(_METHOD)).name}"
+    return default_choice(get_method(_METHOD))
 
 
 def _restorer_input() -> Any:
@@ -156,3 +161,5 @@ class MixStyleCodes(io.ComfyNode):
 
 
 SaveStyleCodes, LoadStyleCodes = save_node(_KEPT), load_node(_KEPT)
+
+NODES = (MakeStyleCodes, PreviewStyleCodes, MixStyleCodes, SaveStyleCodes, LoadStyleCodes)

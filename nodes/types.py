@@ -21,11 +21,6 @@ DetectorSocket = io.Custom("BFR_DETECTOR")
 FacesSocket = io.Custom("BFR_FACES")
 CropsSocket = io.Custom("BFR_CROPS")
 RestorerSocket = io.Custom("BFR_RESTORER")
-StyleCodesSocket = io.Custom("BFR_STYLE_CODES")
-"""Carries `bfr_core.methods.vspbfr.codes.StyleCodes`."""
-PLTransLatentSocket = io.Custom("BFR_PLTRANS_LATENT")
-"""Carries `bfr_core.methods.pltrans.latents.PLTransLatents`."""
-
 TracksSocket = io.Custom("BFR_TRACKS")
 
 CATEGORY = "BFR/faces"
@@ -71,7 +66,6 @@ class Beside:
 
 
 KINDS: Mapping[str, Beside] = {
-    "style_codes": Beside(StyleCodesSocket, lambda codes, config, count: codes.made_with(config).denoised),
     MASK: Beside(io.Mask, lambda mask, config, count: mask_layers(mask, count)[:, None]),
 }
-"""By `Input.kind`: a method may declare inputs of these kinds."""
+"""By `Input.kind`: any method may declare inputs of these kinds; for those of one method see `own.input_kind`."""

@@ -151,7 +151,7 @@ def test_batches_run_as_they_stand_and_compiled():
 
 def test_a_published_size_is_measured_in_a_process_of_its_own(monkeypatch):
     config = tiny_config("diffuse_restore", printed=True)
-    monkeypatch.setattr(diffusion_published, "CONFIGS", (("diffuse_restore", "paper"),))
+    monkeypatch.setattr(diffusion_published, "measured_configs", lambda: [("diffuse_restore", "paper")])
     monkeypatch.setattr(diffusion_published, "get_method", lambda name: _Declared(name, config))
     lines: list[str] = []
     figures = run(["diffusion"], None, lines.append, paper=True)["diffusion"]["diffuse_restore/paper"]
@@ -193,7 +193,7 @@ def test_a_process_that_dies_is_told(monkeypatch):
 
 def test_the_part_measures_every_method_and_draws_its_sheets(monkeypatch, tmp_path, faces):
     few = partial(diffusion.curve, steps=(2,), samplers=("dpm++",), reference=3)
-    monkeypatch.setattr(diffusion, "METHODS", ("lpip_diff",))
+    monkeypatch.setattr(diffusion, "measured_methods", lambda: ["lpip_diff"])
     monkeypatch.setattr(diffusion, "curve", few)
     monkeypatch.setattr(diffusion, "cost", partial(diffusion.cost, rounds=1))
     monkeypatch.setattr(diffusion, "prepared", lambda method, config, say: tiny(method, overlap=0.0))
@@ -208,6 +208,13 @@ def test_the_part_measures_every_method_and_draws_its_sheets(monkeypatch, tmp_pa
         assert words in text
     width, height = Image.open(tmp_path / "diffusion_lpip_diff_tiny.png").size
     assert height > 256 and width >= 4 * 256  # input, recovered, 2 steps, reference
+
+
+def test_what_is_measured_is_what_methods_declare():
+    assert diffusion.measured_methods() == ["clr_face", "diffuse_restore", "lpip_diff"]
+    assert diffusion_published.measured_configs() == [
+        ("clr_face", "paper"), ("diffuse_restore", "paper256"), ("diffuse_restore", "paper"), ("lpip_diff", "paper"),
+    ]  # fmt: skip
 
 
 def test_weights_that_are_missing_are_replaced_aloud(monkeypatch):

@@ -11,9 +11,10 @@ from tiny_pltrans import tiny_restorer
 from torch import nn
 from torch.nn import functional as F
 
-from bfr_core.bench import PARTS, pltrans
+from bfr_core.bench import parts_of
 from bfr_core.media.pictures import read_picture
-from bfr_core.methods.pltrans.strength import strength
+from bfr_core.methods.pltrans import bench as pltrans
+from bfr_core.methods.pltrans.degradation_level import degradation_level
 
 
 class Judge(nn.Module):
@@ -37,7 +38,7 @@ def faces():
 
 
 def test_it_is_listed():
-    assert PARTS["pltrans"] == "pltrans"
+    assert parts_of()["pltrans"] == pltrans.__name__
 
 
 def test_cost_and_both_ways_to_the_nearest_entries(restorer):
@@ -78,7 +79,7 @@ def test_features_before_and_after(restorer, faces):
     assert found["x8"]["encoder"] == found["x8"]["before"]
     assert found["x8"]["before"]["distance"] == pytest.approx(wanted, abs=2e-3)
     assert found["x8"]["after"] != found["x8"]["before"]
-    assert found["x4"]["strength"] == pytest.approx(strength(faces.ways["x4"]).mean().item(), abs=1e-3)
+    assert found["x4"]["strength"] == pytest.approx(degradation_level(faces.ways["x4"]).mean().item(), abs=1e-3)
     assert len(lines) == 6
 
 

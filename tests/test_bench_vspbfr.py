@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 
-from bfr_core.bench import run, vspbfr
+from bfr_core.bench import run
 from bfr_core.methods.vspbfr import METHOD
+from bfr_core.methods.vspbfr import bench as vspbfr
 from bfr_core.registry import Config
 
 WIDTHS = {4: 8, 8: 16, 16: 12, 32: 12, 64: 8, 128: 8}

@@ -8,7 +8,7 @@ import torch
 import vspbfr_oracle as oracle
 from torch.nn import functional as F
 
-from bfr_core.methods.vspbfr.restoration import Smart
+from bfr_core.methods.vspbfr.restoration_net import Smart
 from bfr_core.networks import _winograd, stylegan2
 from bfr_core.networks._cached import Cached
 from bfr_core.networks._winograd import convolve, pays

@@ -537,4 +537,4 @@ def test_configs_have_their_sizes_and_tell_themselves(config, millions):
     assert abs(size - millions) < 0.5 if millions else size <= 12
     assert METHOD.recognise(net.state_dict().keys()) == ("paper" if millions else config)
     assert METHOD.config(config).size % net.multiple == 0
-    assert METHOD.settings({}, METHOD.config(config))["sampler"] == ("ddpm" if millions else "dpm++")
+    assert METHOD.settings({}, METHOD.config(config)).sampler == ("ddpm" if millions else "dpm++")

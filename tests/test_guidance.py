@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -32,11 +33,12 @@ from bfr_core.errors import InputMediaError, SettingsError
 from bfr_core.faces import identity
 from bfr_core.faces.identity import embed, load_recognizer
 from bfr_core.media.pictures import read_picture, to_float
-from bfr_core.registry import GUIDANCE, MASK, Config, Input, Method, Param, get_method
+from bfr_core.registry import MASK, Config, Input, Method, get_method
 from bfr_core.restoration.options import RestoreOptions
 from bfr_core.restoration.photo import restore_photo, restore_whole
 from bfr_core.restorer import Restorer
 from bfr_core.runtime import Runtime
+from bfr_core.settings import param
 
 
 class Small(nn.Module):
@@ -268,17 +270,23 @@ def test_a_given_mask_takes_the_place_of_the_choice_and_is_resized():
 def painter(net, faces, settings, seeds, inputs, context):
     """Show where the mask is, and steer a little where a guide is given."""
     context.report(0, 1)
-    if settings[GUIDANCE] and context.guide:
+    if settings.guidance and context.guide:
         whom = targets(context.guide, faces)
-        faces = faces - steering(context.guide, faces, whom, scale=settings["scale"])
+        faces = faces - steering(context.guide, faces, whom, scale=settings.scale)
     mask = inputs.get("mask", torch.zeros(len(faces), 1, 64, 64))
     return faces * (1 - mask) + mask
+
+
+@dataclass(frozen=True, slots=True)
+class GuiderSettings:
+    guidance: bool = param(False, "Steer")
+    scale: float = param(0.02, "How far", low=0.0, high=1.0, step=0.01)
 
 
 GUIDER = Method(
     "guider", "Guider", "Guides.", (), (Config("tiny", "Tiny", 64),), lambda config: nn.Identity(), painter,
     lambda keys: None,
-    params=(Param(GUIDANCE, False, "Steer"), Param("scale", 0.02, "How far", 0.0, 1.0, 0.01)),
+    settings_type=GuiderSettings,
     inputs=(Input("mask", MASK, "Where"),),
     guides=True,
     picture=lambda restorer, picture, *, seed, settings, runtime: 1 - picture,
@@ -481,8 +489,8 @@ def test_the_command_shows_every_setting_with_the_defaults_of_its_config(method,
             main(["restore", "--method", method.id, "--config", config.name, "--help"])
         told = " ".join(capsys.readouterr().out.split())
         assert end.value.code == 0 and "--guide-strength" in told and f"with the defaults of {config.name}" in told
-        for param in method.params_of(config):
-            assert f"--{param.name.replace('_', '-')} " in told and f"({param.default})" in told
+        for one in method.params_of(config):
+            assert f"--{one.name.replace('_', '-')} " in told and f"({one.default})" in told
 
 
 def test_the_command_restores_whole_pictures_where_a_method_can(desk, capsys):

@@ -146,3 +146,6 @@ def test_the_readme_says_what_is_declared():
             for config in method.configs
         )
         assert f"| `{method.id}` | {method.title} | {papers} | {configs} |" in readme
+        for dial in method.dials:
+            values = " | ".join(f"{value:g}" for value in (dial.perception, dial.published, dial.faithful))
+            assert f"| `{method.id}` | {dial.quantity} | {values} |" in readme

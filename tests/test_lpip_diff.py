@@ -448,7 +448,7 @@ def test_configs_have_their_sizes_and_tell_themselves(config):
     assert 75 < size < 95 if config == "paper" else size <= 12
     chosen = METHOD.settings({}, METHOD.config(config))
     assert quarter(net, 512) == 128
-    assert (chosen["sampler"], chosen["steps"], chosen["start"]) == (
+    assert (chosen.sampler, chosen.steps, chosen.start) == (
         ("ddim", 25, 1000) if config == "paper" else ("dpm++", 6, 120)
     )
 

@@ -83,11 +83,18 @@ def node_list(pack: Pack) -> list[Any]:
 
 def synthetic(pack: Pack, name: str = "probe") -> Any:
     """Declare a method with a setting of every kind, which inverts faces and keeps what it was given."""
-    registry = pack.module("bfr_core.registry")
+    registry, param = pack.module("bfr_core.registry"), pack.module("bfr_core.settings").param
     seen: list[Any] = []
 
+    @dataclasses.dataclass(frozen=True, slots=True)
+    class Settings:
+        weight: float = param(0.5, "A share", low=0.0, high=1.0, step=0.05)
+        steps: int = param(4, "A count", low=1, high=50)
+        tiled: bool = param(False, "A switch")
+        mode: str = param("soft", "A choice", choices=("soft", "hard"))
+
     def restore(net: Any, faces: torch.Tensor, settings: Any, seeds: Any, inputs: Any, context: Any) -> torch.Tensor:
-        seen.append((dict(settings), list(seeds)))
+        seen.append((dataclasses.asdict(settings), list(seeds)))
         return 1 - faces
 
     method = registry.Method(
@@ -99,12 +106,7 @@ def synthetic(pack: Pack, name: str = "probe") -> Any:
         build=lambda config: torch.nn.Identity(),
         restore=restore,
         recognise=lambda keys: None,
-        params=(
-            registry.Param("weight", 0.5, "A share", 0.0, 1.0, 0.05),
-            registry.Param("steps", 4, "A count", 1, 50, 1),
-            registry.Param("tiled", False, "A switch"),
-            registry.Param("mode", "soft", "A choice", choices=("soft", "hard")),
-        ),
+        settings_type=Settings,
         stages={"seen": seen},  # type: ignore[dict-item]  carried along, so that a test can look
     )
     return method

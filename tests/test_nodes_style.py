@@ -76,11 +76,10 @@ def test_the_restoring_node_has_a_socket_for_codes(setting: SimpleNamespace) -> 
 
 
 def test_every_declared_input_has_a_socket(setting: SimpleNamespace) -> None:
-    kinds = setting.pack.module("nodes.types").KINDS
+    input_kind = setting.pack.module("nodes.own").input_kind
     methods = setting.pack.module("bfr_core.registry").methods().values()
-    declared = [item for method in methods for item in method.inputs]
-    assert declared
-    assert {item.kind for item in declared} <= set(kinds)
+    sockets = {item.kind: input_kind(method, item.kind).socket for method in methods for item in method.inputs}
+    assert sockets["mask"].io_type == "MASK" and sockets["style_codes"].io_type == "BFR_STYLE_CODES"
 
 
 def test_unchanged_codes_restore_as_without(setting: SimpleNamespace, codes: Any) -> None:

@@ -125,7 +125,7 @@ STAND_IN = Method(
             kernels={"restorer.encoder_convs.*.kernel": 1.0, "restorer.*.kernel": 4.0},
         ),
     ),
-    strangers={
+    foreign_checkpoints={
         "the recogniser Arcface.pth": ("layer3.22.conv1.weight", "fc.weight"),
         "the discriminator": ("encoder_input_convs.0.weight", "final_linear.0.weight"),
     },

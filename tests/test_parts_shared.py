@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bfr_core import registry
-from bfr_core import restorer as restorer_module
 from bfr_core.cli import main
 from bfr_core.cli import models as cli_models
 from bfr_core.cli import restore as cli_restore
@@ -94,7 +93,7 @@ def under_irn(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def only_these(monkeypatch, tmp_path_factory):
     """The declared methods, with embedded weights: the mask and the U-Net of one, the whole of the other."""
     known = {"painter": PAINTER, "patches": PATCHES, "recover": RECOVER}
-    for module in (registry, origin, parts, folders, cli_models, restorer_module):
+    for module in (registry, origin, parts, folders, cli_models):
         monkeypatch.setattr(module, "methods", lambda: known)
     monkeypatch.setattr(cli_restore, "methods", lambda: METHODS)  # its options are those of a declared method
     folder = tmp_path_factory.mktemp("embedded")

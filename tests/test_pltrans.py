@@ -19,11 +19,11 @@ from torch import nn
 from bfr_core.diffusion.levels import CLEAN, Levels, q_sample
 from bfr_core.errors import InputMediaError, RestoreError, SettingsError
 from bfr_core.methods.pltrans import METHOD
+from bfr_core.methods.pltrans.degradation_level import degradation_level
 from bfr_core.methods.pltrans.model import PLTrans
 from bfr_core.methods.pltrans.prior import CrossAttention, PriorKeyValue
 from bfr_core.methods.pltrans.regulariser import Moments, Regulariser
 from bfr_core.methods.pltrans.restore import perturbations
-from bfr_core.methods.pltrans.strength import strength
 from bfr_core.models.checkpoints.unfilled import unfilled
 from bfr_core.registry import Context, get_method, identify
 from bfr_core.restorer import Restorer
@@ -453,7 +453,7 @@ def test_automatic_steps_are_told(restorer, caplog):
         (note,) = runtime.notes
         (found,) = re.findall(r"1 face: degradation ([\d.]+), n (\d+), s (\d+)$", note)
         read, n, s = (float(value) for value in found)
-        assert read == pytest.approx(strength(faces[row : row + 1]).item(), abs=0.01) and 0 < s < n <= 1000
+        assert read == pytest.approx(degradation_level(faces[row : row + 1]).item(), abs=0.01) and 0 < s < n <= 1000
         fixed = {"steps": "fixed", "n": int(n), "s": int(s)}
         same = restorer.restore(faces[row : row + 1], seeds=SEEDS[row : row + 1], settings=fixed, runtime=Runtime())
         assert torch.equal(same, each[row])
@@ -472,7 +472,7 @@ def test_a_film_has_one_line_of_automatic_steps(restorer):
     film = [torch.cat([coarse(side), coarse(side + 1)]) for side in range(4, 24, 2)]
     for frame in film:
         restorer.restore(frame, seeds=(1, 2), settings={"transitions": 1}, runtime=runtime)
-    read = strength(torch.cat(film)).double()
+    read = degradation_level(torch.cat(film)).double()
     (note,) = runtime.notes
     (found,) = re.findall(r"20 faces: degradation ([\d.]+) to ([\d.]+) \(mean ([\d.]+)\), n ", note)
     wanted = [read.min().item(), read.max().item(), read.mean().item()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from bfr_core.diffusion.samplers import dpm_solver_pp
 from bfr_core.diffusion.schedules import linear
 from bfr_core.errors import InputMediaError, RestoreError, SettingsError
 from bfr_core.models.checkpoints.unfilled import unfilled
-from bfr_core.registry import Config, Input, Method, Param, get_method, methods
+from bfr_core.registry import Config, Input, Method, get_method, methods
 from bfr_core.restoration.options import RestoreOptions
 from bfr_core.restoration.photo import restore_aligned, restore_photo
 from bfr_core.restorer import Restorer, face_seed, load_restorer
 from bfr_core.runtime import Runtime, pick_device
+from bfr_core.settings import declared_params, param
 from bfr_core.types import Face
 
 
@@ -47,14 +49,21 @@ def noisy(net, faces, settings, seeds, inputs, context):
         assert inputs["codes"].dtype == torch.float32 and len(inputs["codes"]) == len(faces)
         return net(faces) * 0 + inputs["codes"][:, :, None, None]
     noise = [torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return net(faces) * 0 + torch.stack(noise) if settings["noise"] else net(faces)
+    return net(faces) * 0 + torch.stack(noise) if settings.noise else net(faces)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NoisySettings:
+    noise: bool = param(False, "draw noise")
+    level: float = param(0.5, "a number", low=0.0, high=1.0, step=0.1)
 
 
 def restorer_of(net: nn.Module, size: int = 64) -> Restorer:
     config = Config("tiny", "Tiny", size)
-    params = (Param("noise", False, "draw noise"), Param("level", 0.5, "a number", 0.0, 1.0, 0.1))
     inputs = (Input("codes", "style_codes", "A number for each face"),)
-    method = Method("test", "Test method", "", (), (config,), lambda c: net, noisy, lambda keys: None, params, inputs)
+    method = Method(
+        "test", "Test method", "", (), (config,), lambda c: net, noisy, lambda keys: None, NoisySettings, inputs
+    )
     return Restorer(method, config, net, "test")
 
 
@@ -342,16 +351,51 @@ def test_row12_sampling_that_breaks_in_float32_names_the_step():
         assert "float32" in caught.value.found and caught.value.kept and caught.value.todo
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stepping:
+    steps: int = param(40, "how many", low=1, high=100)
+    scale: float = param(0.5, "how far", low=0.0, high=1.0)
+    way: Literal["there", "back"] = param("there", "which way")
+
+
+def test_settings_are_declared_by_the_fields_of_a_class():
+    steps, scale, way = declared_params(Stepping)
+    assert (steps.name, steps.default, steps.help, steps.low, steps.high, steps.step) == (
+        "steps",
+        40,
+        "how many",
+        1,
+        100,
+        1,
+    )
+    assert scale.step is None and way.choices == ("there", "back")
+    for given, found in ((0, "from 1 to 100"), (True, "int"), (2.0, "int"), ("2", "int")):
+        with pytest.raises(SettingsError, match=found):
+            steps.check(given)
+    for given in (float("nan"), float("inf"), True, "0.5"):
+        with pytest.raises(SettingsError, match="from 0 to 1"):
+            scale.check(given)
+    assert type(scale.check(1)) is float
+    with pytest.raises(SettingsError, match="one of there, back"):
+        way.check("up")
+
+    @dataclasses.dataclass(frozen=True, slots=True)
+    class Bare:
+        steps: int = 40
+
+    with pytest.raises(TypeError, match=r"Bare\.steps .* param\(default, help\)"):
+        declared_params(Bare)
+
+
 def test_a_config_has_defaults_of_its_own():
-    params = (Param("steps", 40, "how many", 1, 100, 1), Param("scale", 0.5, "how far", 0.0, 1.0))
     configs = (Config("small", "", 64, defaults={"steps": 10, "scale": 1}), Config("large", "", 64))
-    method = Method("m", "M", "", (), configs, lambda c: nn.Identity(), noisy, lambda keys: None, params)
-    assert method.settings({}) == method.settings({}, configs[0]) == {"steps": 10, "scale": 1.0}
-    assert method.settings({}, configs[1]) == {"steps": 40, "scale": 0.5}
-    assert method.settings({"steps": 3}, configs[0])["steps"] == 3
+    method = Method("m", "M", "", (), configs, lambda c: nn.Identity(), noisy, lambda keys: None, Stepping)
+    assert method.settings({}) == method.settings({}, configs[0]) == Stepping(10, 1.0)
+    assert method.settings({}, configs[1]) == Stepping(40, 0.5)
+    assert method.settings({"steps": 3}, configs[0]).steps == 3
     with pytest.raises(SettingsError, match="leave steps out for 10"):
         method.settings({"steps": 0}, configs[0])
-    assert [type(param.default) for param in method.params_of(configs[0])] == [int, float]
+    assert [type(one.default) for one in method.params_of(configs[0])] == [int, float, str]
 
 
 def test_networks_loaded_by_a_host_in_inference_mode_take_part_in_gradients():
@@ -440,17 +484,17 @@ def test_every_method_is_declared_whole():
     assert methods()
     for method in methods().values():
         assert method.summary and method.papers and method.stages
-        names = [param.name for param in method.params]
+        names = [one.name for one in method.params]
         assert len(set(names)) == len(names)
-        for param in method.params:
-            assert param.check(param.default) == param.default and param.help
+        for one in method.params:
+            assert one.check(one.default) == one.default and one.help
         states = {config.name: unfilled(method, config).state_dict() for config in method.configs}
         for config in method.configs:
             keys = states[config.name].keys()
             told = method.recognise(keys)
             assert told == config.name or states[told].keys() == keys
             assert set(config.defaults) <= set(names)
-            assert method.settings({}, config).keys() == set(names)
+            assert dataclasses.asdict(method.settings({}, config)).keys() == set(names)
         taken = [*names, *(declared.name for declared in method.inputs)]
         assert len(set(taken)) == len(taken), "a setting and an input of one name cannot share a node"
     with pytest.raises(SettingsError, match="irn"):

@@ -17,7 +17,7 @@ import torch
 import vspbfr_oracle as oracle
 from torch import nn
 
-from bfr_core.methods.vspbfr import METHOD, diffuser, model, restoration, style_encoder
+from bfr_core.methods.vspbfr import METHOD, diffuser, model, restoration_net, style_encoder
 from bfr_core.methods.vspbfr.restore import random_styles
 from bfr_core.networks import stylegan2
 from bfr_core.registry import Context
@@ -353,12 +353,12 @@ def test_posterior(schedule):
 
 # Restoration auto-encoder
 
-RATES = {"smart": restoration.DILATIONS, "style": restoration.UNDILATED}
+RATES = {"smart": restoration_net.DILATIONS, "style": restoration_net.UNDILATED}
 
 
 @pytest.mark.parametrize("rates", RATES)
 def test_smart_layer(rates):
-    layer, noise = filled(restoration.Smart(6, 12, 5)), Drawn()
+    layer, noise = filled(restoration_net.Smart(6, 12, 5)), Drawn()
     x, prompt = normal("x", BATCH, 6, 16, 16), normal("prompt", BATCH, 5)
     expected = oracle.smart(arrays(layer), x, prompt, noise.array("layer", 16), RATES[rates])
     agrees(layer, expected, lambda x, w: layer(x, w, noise, "layer", RATES[rates]), x, prompt)
@@ -366,7 +366,7 @@ def test_smart_layer(rates):
 
 @pytest.mark.parametrize("rates", RATES)
 def test_printed_smart_layer(rates):
-    layer = filled(restoration.PrintedSmart(6, 12, 5))
+    layer = filled(restoration_net.PrintedSmart(6, 12, 5))
     x, prompt = normal("x", BATCH, 6, 16, 16), normal("prompt", BATCH, 5)
     expected = oracle.smart_paper(arrays(layer), x, prompt, rates=RATES[rates])
     agrees(layer, expected, lambda x, w: layer(x, w, Drawn(), "layer", RATES[rates]), x, prompt)
@@ -395,7 +395,7 @@ def restorer_inputs(side: int, patch: int = 1, tokens: int = 10) -> tuple[np.nda
 @pytest.mark.parametrize("priors", [True, False])
 def test_restoration_auto_encoder(rates, priors, patch):
     """With ablations (b) and (d)."""
-    net = filled(restoration.RestorationNet(32 * patch, STYLE, WIDTHS, patch))
+    net = filled(restoration_net.RestorationNet(32 * patch, STYLE, WIDTHS, patch))
     noise, inputs = Drawn(), restorer_inputs(32, patch)
     picture, codes, random, *maps = inputs
     expected = oracle.restorer(
@@ -405,14 +405,14 @@ def test_restoration_auto_encoder(rates, priors, patch):
 
 
 def test_restoration_auto_encoder_without_noise():
-    net, inputs = filled(restoration.RestorationNet(32, STYLE, WIDTHS)), restorer_inputs(32)
+    net, inputs = filled(restoration_net.RestorationNet(32, STYLE, WIDTHS)), restorer_inputs(32)
     picture, codes, random, *maps = inputs
     expected = oracle.restorer(arrays(net), picture, maps, codes, random, [0.0] * 6, [0.0] * 7)
     agrees(net, expected, lambda x, w, z, *m: net(x, w, z, m), *inputs)
 
 
 def test_the_restorer_draws_each_noise_once():
-    net, noise = filled(restoration.RestorationNet(32, STYLE, WIDTHS)), Drawn()
+    net, noise = filled(restoration_net.RestorationNet(32, STYLE, WIDTHS)), Drawn()
     picture, codes, random, *maps = (torch.from_numpy(array).float() for array in restorer_inputs(32))
     net(picture, codes, random, maps, noise)
     encoder = [("encoder.0", 32), ("encoder.1", 16), ("encoder.2", 16), ("encoder.3", 8), ("encoder.4", 8)]
@@ -423,7 +423,7 @@ def test_the_restorer_draws_each_noise_once():
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("priors", [True, False])
 def test_printed_restoration_auto_encoder(rates, priors):
-    net, noise = filled(restoration.PrintedRestorationNet(32, STYLE, WIDTHS)), Drawn()
+    net, noise = filled(restoration_net.PrintedRestorationNet(32, STYLE, WIDTHS)), Drawn()
     picture, codes, random, *maps = inputs = restorer_inputs(32)
     encoder = {i: noise.array(f"encoder.{i - 1}", 32 >> i // 2 - 1) for i in (2, 4, 6)}
     decoder = {i: noise.array(f"decoder.{i - 1}", 8 << i // 2) for i in (1, 3, 5)}
@@ -452,7 +452,7 @@ def gradient_cases() -> dict[str, Callable]:
         )
 
     def smart():
-        layer, drawn = filled(restoration.Smart(6, 8, 5)), noise.array("layer", 8)
+        layer, drawn = filled(restoration_net.Smart(6, 8, 5)), noise.array("layer", 8)
         ours = lambda x, w: layer(x, w, noise, "layer")  # noqa: E731
         return layer, ours, lambda p, x, w: oracle.smart(p, x, w, drawn), (maps, prompt)
 
@@ -476,7 +476,7 @@ def gradient_cases() -> dict[str, Callable]:
         )
 
     def auto_encoder():
-        net, drawn = filled(restoration.RestorationNet(16, STYLE, WIDTHS)), restorer_noise(noise, 16)
+        net, drawn = filled(restoration_net.RestorationNet(16, STYLE, WIDTHS)), restorer_noise(noise, 16)
         return (
             net,
             lambda x, w, z, *m: net(x, w, z, m, noise),
@@ -640,7 +640,8 @@ def test_restoring_a_face(whole, changed):
     """Every setting, from a picture in [0, 1] to a picture."""
     settings = DEFAULTS | changed
     faces = generator("faces").uniform(0, 1, (len(SEEDS), 3, SIDE, SIDE)).astype(np.float32).astype(np.float64)
-    found = METHOD.restore(whole, torch.from_numpy(faces).float(), settings, SEEDS, {}, Context())
+    chosen = METHOD.settings(settings)
+    found = METHOD.restore(whole, torch.from_numpy(faces).float(), chosen, SEEDS, {}, Context())
     assert difference(found, second_evaluation(whole, faces, settings)) <= 1e-4
 
 
@@ -648,7 +649,7 @@ def test_restoring_a_face_with_given_codes(whole):
     faces = generator("faces").uniform(0, 1, (len(SEEDS), 3, SIDE, SIDE)).astype(np.float32).astype(np.float64)
     codes = normal("given", len(SEEDS), 10, STYLE)
     inputs = {"codes": torch.from_numpy(codes).float()}
-    found = METHOD.restore(whole, torch.from_numpy(faces).float(), DEFAULTS, SEEDS, inputs, Context())
+    found = METHOD.restore(whole, torch.from_numpy(faces).float(), METHOD.settings({}), SEEDS, inputs, Context())
     assert difference(found, second_evaluation(whole, faces, DEFAULTS, codes)) <= 1e-4
 
 

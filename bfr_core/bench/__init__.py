@@ -8,23 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError
+from ..registry import methods
 
-PARTS = {
-    "import": "imports",
-    "composite": "composite",
-    "batch": "batch",
-    "detector": "detector",
-    "recogniser": "recogniser",
-    "restorer": "restorer",
-    "vspbfr": "vspbfr",
-    "degrade": "degrade",
-    "diffusion": "diffusion",
-    "pltrans": "pltrans",
-    "video": "video",
+_SHARED = {
+    "import": ".imports",
+    "composite": ".composite",
+    "batch": ".batch",
+    "detector": ".detector",
+    "recogniser": ".recogniser",
+    "restorer": ".restorer",
+    "degrade": ".degrade",
+    "video": ".video",
 }
-"""Part of the benchmark: module that measures it."""
-PAPER = {"diffusion": "diffusion_published"}
-"""The same of the published sizes, which take long and have no weights."""
+"""Parts that are about no single method: module that measures them."""
+
+
+def parts_of(*, paper: bool = False) -> dict[str, str]:
+    """Return the parts of the benchmark, and the module that measures each: the shared ones, then those of methods.
+
+    Args:
+        paper: those of the published sizes, which take long and have no weights.
+    """
+    found = {} if paper else dict(_SHARED)
+    for method in methods().values():
+        found |= method.published_benches if paper else method.benches
+    return found
 
 
 def run(
@@ -38,18 +46,18 @@ def run(
     """Measure the named parts, all when none is named, and return their figures.
 
     Args:
-        parts: keys of PARTS, or of PAPER.
+        parts: some of `parts_of`.
         data: folder with `faces`, `photos`, `scenes` and `weights`; parts or figures that need it say so without.
         say: hears each figure as a line of text.
         sheets: folder for pictures of what was measured, where a part makes some.
-        paper: measure the published sizes in their place, of the parts in PAPER.
+        paper: measure the published sizes in their place, of the parts that have such.
 
     Raises:
         SettingsError: a part is unknown, or has no published sizes, or the folder does not exist.
     """
     import torch
 
-    modules = PAPER if paper else PARTS
+    modules = parts_of(paper=paper)
     if unknown := [part for part in parts if part not in modules]:
         raise SettingsError(
             f"{'No published sizes to measure' if paper else 'Unknown part of the benchmark'}: {', '.join(unknown)}",
@@ -69,6 +77,6 @@ def run(
     figures: dict[str, Any] = {}
     for part in parts or modules:
         say(f"\n{part}")
-        module = importlib.import_module(f".{modules[part]}", __name__)
+        module = importlib.import_module(modules[part], __name__)
         figures[part] = module.measure(data, lambda line: say(f"  {line}"), sheets)
     return figures

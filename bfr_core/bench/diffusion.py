@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,29 @@ from ..faces.identity import RecognizerNet, identity_cosine, load_recognizer
 from ..media.pictures import Picture, read_picture, to_float, write_picture
 from ..media.sheets import caption, row, stack, to_bytes
 from ..metrics.fidelity import laplacian_variance, psnr
-from ..registry import GUIDANCE, get_method
+from ..registry import GUIDANCE, get_method, methods
 from ..restorer import Restorer, load_restorer
 from ..runtime import Runtime
 from .diffusion_published import filled, memory
 from .half import InFloat32, times_slower
 
-METHODS = ("clr_face", "diffuse_restore", "lpip_diff")
+PART = "diffusion"
+"""By which methods ask to be measured here."""
 _TIMED_STEPS = 4
 _SETS = ("pd512", "free512")
 """A held-out face of each is what the curve is measured on: it takes about 500 evaluations a face."""
 _BATCHES = (1, 4, 8)
 
 
+def measured_methods() -> list[str]:
+    """Return the ids of the methods that ask for it."""
+    return [method.id for method in methods().values() if PART in method.benches]
+
+
 def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None = None) -> dict[str, Any]:
     """Measure the config `compact` of each method; quality needs `data`, times and distances do not."""
     figures: dict[str, Any] = {}
-    for name in METHODS:
+    for name in measured_methods():
         restorer = prepared(name, "compact", say)
         figures[name] = measure_one(restorer, faces_of(data, restorer.size), say, sheets)
     return figures
@@ -154,7 +160,7 @@ def solve(
     run = runtime or Runtime()
     others = {name: value for name, value in given.items() if name != "sampler"}
     chosen = restorer.method.settings(others, restorer.config)
-    chosen["sampler"] = given.get("sampler", chosen["sampler"])
+    chosen = replace(chosen, sampler=given.get("sampler", chosen.sampler))
     marks: dict[int, float] = {}
 
     def mark(index: int, total: int) -> None:
@@ -168,7 +174,9 @@ def solve(
     start = time.perf_counter()
     there = faces.to(runtime.device)
     with torch.inference_mode(False), torch.no_grad():
-        made = restorer.computed(lambda: restorer.method.restore(net, there, chosen, seeds, {}, context), runtime)
+        made = restorer.run_with_fp32_fallback(
+            lambda: restorer.method.restore(net, there, chosen, seeds, {}, context), runtime
+        )
     made = made.clamp(0, 1).cpu()
     end = time.perf_counter()
     laps = [b - a for a, b in itertools.pairwise([start, *marks.values(), end])]
@@ -226,7 +234,7 @@ def cost(restorer: Restorer, face: Tensor, say: Callable[[str], None], *, rounds
         "evaluations": best.count,
         "in_evaluations": round(best.seconds / plain, 1),
     }
-    chosen = restorer.method.settings({}, restorer.config)
+    chosen = asdict(restorer.method.settings({}, restorer.config))
     named = ", ".join(f"{name} {chosen[name]}" for name in ("steps", "sampler", GUIDANCE) if name in chosen)
     say(
         f"  {figures['seconds']:.2f} s a face of {restorer.size} px at the defaults ({named}; promised: 20), "
@@ -303,7 +311,7 @@ def curve(
         for count in steps:
             found = _all(restorer, faces.low, {**still, "steps": count, "sampler": sampler})
             rows.append(_row(f"{sampler} {count}", found, faces, exact.pictures))
-            if sampler == restorer.method.settings({}, restorer.config)["sampler"]:
+            if sampler == restorer.method.settings({}, restorer.config).sampler:
                 shown[f"{sampler} {count}"] = found.pictures
     rows.append({"way": f"heun {reference}", **faces.figures(exact.pictures), "off": 0.0})
     if still:

@@ -9,6 +9,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,32 +17,44 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..registry import GUIDANCE, Config, get_method
+from ..registry import GUIDANCE, Config, get_method, methods
 from ..restoration.faces import FaceBatch, restore_crops
 from ..restorer import Restorer
 from ..runtime import Runtime
 from .memory import kilobytes
 
-CONFIGS = (("clr_face", "paper"), ("diffuse_restore", "paper256"), ("diffuse_restore", "paper"), ("lpip_diff", "paper"))
-_STEPS = {"lpip_diff": 1}
-"""Steps that are taken, where not 2: LPIP-Diff's evaluate 49 patches each."""
+PART = "diffusion"
+"""By which methods ask to be measured here."""
 _LIMIT = 24e9
 """Bytes that a face may take."""
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
+def measured_configs() -> list[tuple[str, str]]:
+    """Return method and config of the published sizes, the smaller ones of a method first."""
+    found = []
+    for method in methods().values():
+        if PART in method.published_benches:
+            sizes = sorted((config for config in method.configs if not config.embedded), key=lambda config: config.size)
+            found += [(method.id, config.name) for config in sizes]
+    return found
+
+
 def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None = None) -> dict[str, Any]:
     """Restore a face in each published size, in a process of its own, with as few steps as tell the time of one."""
     del data, sheets
-    return {f"{method}/{name}": measure_one(method, get_method(method).config(name), say) for method, name in CONFIGS}
+    return {
+        f"{method}/{name}": measure_one(method, get_method(method).config(name), say)
+        for method, name in measured_configs()
+    }
 
 
 def measure_one(method: str, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure one config with its own settings but for the steps, guided where it is, and say what all would take."""
     declared = get_method(method)
-    chosen = declared.settings({}, config)
-    taken = _STEPS.get(method, 2)
+    chosen = asdict(declared.settings({}, config))
+    taken = 1 if declared.patch_batch else 2  # a step over patches is one over each of them
     found = alone(method, config, {"steps": taken})
     title = f"{method}/{config.name}, random weights"
     if "exit" in found:

@@ -18,6 +18,7 @@ from ..degrade.presets import get_preset
 from ..faces.identity import RecognizerNet, drift, embedded_recognizer, load_recognizer
 from ..media.pictures import read_picture
 from ..metrics.verification import agreement, embeddings, verification
+from ..registry import methods
 from ..restoration.faces import FaceBatch, restore_crops
 from ..restorer import load_restorer
 from ..runtime import Runtime
@@ -27,10 +28,8 @@ HELD_OUT = ("pd512/val", "free512/val", "cc0gen512/val")
 _SIDE = 256
 _FACE = 512
 """Side at which the faces are degraded."""
-_RESTORED = ("irn", "vspbfr", "diffuse_restore")
-"""Methods whose drift is measured, with the settings they have by themselves."""
 _FEW = 6
-"""Faces each of them restores."""
+"""Faces that each method with embedded weights restores, with the settings it has by itself."""
 
 
 def views_of(images: Sequence[np.ndarray]) -> dict[str, Tensor]:
@@ -101,7 +100,7 @@ def bench_recogniser(shared: Path, recogniser: RecognizerNet | None = None, *, q
     if not quick:
         figures |= _speed(recogniser)
         figures["teacher"] |= _speed(teacher)
-        for method in _RESTORED:
+        for method in _restoring():
             before, after = _restored(method, images[:: len(images) // _FEW][:_FEW])
             for judged, net in ((figures, recogniser), (figures["teacher"], teacher)):
                 moved = drift(net, before, after).sort().values.tolist()
@@ -125,7 +124,7 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
             f"{view}: AUC {auc}, true accepts at 1 % false ones {tar}, from a cosine of {least}, mean cosine of the "
             f"same person {same}"
         )
-    for method in _RESTORED:
+    for method in _restoring():
         usual, most = (f"{figures[f'{key}_{method}']:.3f} ({teacher[f'{key}_{method}']:.3f})" for key in _DRIFT)
         say(f"drift from a face degraded as for GFPGAN, restored by {method}: median {usual}, most {most} of {_FEW}")
     say(f"correlation with the teacher's cosines of clean pairs {figures['agreement']:.3f}")
@@ -153,6 +152,10 @@ def _moved(face: np.ndarray, seed: int) -> np.ndarray:
     moved = cv2.warpAffine(face[:, ::-1], matrix, (_FACE, _FACE), borderMode=cv2.BORDER_REFLECT_101)
     levels = 255 * (moved / 255) ** rng.uniform(0.7, 1.4) * rng.uniform(0.85, 1.1, 3)
     return np.clip(levels, 0, 255).round().astype(np.uint8)
+
+
+def _restoring() -> list[str]:
+    return [method.id for method in methods().values() if method.configs[0].embedded]
 
 
 def _restored(method: str, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from ..faces.detect import load_detector
 from ..media.atomic import publish
 from ..media.pictures import read_picture, to_float
 from ..media.sheets import to_bytes
+from ..registry import default_method
 from ..restorer import load_restorer
 from ..runtime import Runtime
 from ..video.choose import Choice
@@ -49,7 +50,7 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
 
 def _memory(place: Path, face: np.ndarray | None, say: Callable[[str], None]) -> dict[str, Any]:
     """Restore clips of one and of ten minutes, and compare peak memory and open files."""
-    crew = Crew(load_restorer("irn"), load_detector())
+    crew = Crew(load_restorer(default_method().id), load_detector())
     peaks, handles = {}, {}
     for minutes in (0.2, 1, 10):  # the first warms up
         source = place / f"minutes_{minutes}.mp4"
@@ -75,7 +76,7 @@ def _speed(place: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Compare a film without faces with a plain decode and encode, by turns."""
     source = place / "no_faces.mp4"
     make_clip(source, 60, None)
-    crew = Crew(load_restorer("irn"), load_detector())
+    crew = Crew(load_restorer(default_method().id), load_detector())
     options = FilmOptions()
     laps: dict[str, list[float]] = {"plain": [], "job": []}
     for turn in range(4):  # the first warms up

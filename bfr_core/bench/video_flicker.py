@@ -28,6 +28,7 @@ from ..faces.detect import Detector, load_detector
 from ..media.pictures import Picture, read_picture, to_float, write_picture
 from ..media.sheets import caption, row, stack, to_bytes
 from ..metrics.temporal import estimate_motion, pair_flicker
+from ..registry import default_method, guiding_methods
 from ..restoration.options import RestoreOptions
 from ..restoration.photo import restore_photo
 from ..restorer import Restorer, load_restorer
@@ -42,9 +43,9 @@ FPS = 25.0
 SHAPE = (360, 640)
 FACE = 230.0
 """Side of the square of the face, in pixels of the frame."""
-COUNTS = {"irn": 50, "diffuse_restore": 25}
-"""Methods that are measured, and on how many frames: the second takes seconds for each. A second at least, as the first
-and last frames of a shot have neighbours to one side only."""
+QUICK, SLOW = 50, 25
+"""Frames that a method is measured on, of one pass and of many steps with noise, which takes seconds for each. A second
+at least, as the first and last frames of a shot have neighbours to one side only."""
 _VIEW = 256
 """Side at which flicker is measured: about that of the face in the frame."""
 _INNER = slice(round(0.14 * _VIEW), round(0.86 * _VIEW))
@@ -150,7 +151,7 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
         return {}
     figures: dict[str, Any] = {}
     detector = load_detector()
-    for method, count in COUNTS.items():
+    for method, count in ((default_method().id, QUICK), (guiding_methods()[0].id, SLOW)):
         clip = moving_face(*_material(data), count)
         restorer, runtime = load_restorer(method), Runtime()
         single = list(frame_by_frame(clip, restorer, detector, runtime))

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import BfrError
+from ..registry import methods
 from ._output import FAILED, INTERRUPTED, say
 
-COMMANDS = ("restore", "styles", "degrade", "eval", "models", "bench", "demo")
-"""Modules of this package, in the order `bfr --help` shows them. Each declares its command with `add`."""
+COMMANDS = ("restore", "degrade", "eval", "models", "bench", "demo")
+"""Modules of this package, in the order `bfr --help` shows them, those of single methods after the first. Each declares
+its command with `add`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +39,7 @@ def _parser(argv: Sequence[str] | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bfr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        importlib.import_module(f".{name}", __name__).add(commands, argv)
+    own = [module for method in methods().values() for module in method.commands.values()]
+    for module in (f".{COMMANDS[0]}", *own, *(f".{name}" for name in COMMANDS[1:])):
+        importlib.import_module(module, __name__).add(commands, argv)
     return parser

@@ -72,7 +72,7 @@ def asks_to_guide(args: argparse.Namespace, restorer: Restorer, settings: Mappin
     """
     if args.reference is not None or args.guide_strength is not None:
         return True
-    if choosing and not restorer.method.settings(settings, restorer.config).get(GUIDANCE):
+    if choosing and not getattr(restorer.method.settings(settings, restorer.config), GUIDANCE, False):
         return False
     return args.recogniser is not None
 

@@ -15,7 +15,7 @@ from .. import __version__
 from ..errors import BfrError
 from ..media.clips import is_clip
 from ..models.registry import specs
-from ..registry import Config, Method, Param, get_method, methods
+from ..registry import Config, Method, Param, default_method, methods
 from ..restoration.options import COLOURS, COLOURS_HELP
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, say, show, write_json
@@ -32,16 +32,14 @@ if TYPE_CHECKING:
     from ..runtime import Runtime
     from ..video.types import Hear
 
-_DEFAULT_METHOD = "irn"
-
 
 def _chosen_method(argv: Sequence[str] | None) -> tuple[Method, Config]:
     """Look ahead for --method, whose parameters become options, and --config, whose defaults they show."""
     ahead = argparse.ArgumentParser(add_help=False)
-    ahead.add_argument("--method", default=_DEFAULT_METHOD)
+    ahead.add_argument("--method", default=default_method().id)
     ahead.add_argument("--config", default="")
     known = ahead.parse_known_args(sys.argv[1:] if argv is None else list(argv))[0]
-    method = methods().get(known.method) or get_method(_DEFAULT_METHOD)
+    method = methods().get(known.method) or default_method()
     return method, next((config for config in method.configs if config.name == known.config), method.configs[0])
 
 
@@ -59,7 +57,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="pictures, films, and folders of them")
     parser.add_argument("-o", "--out", required=True, type=Path, help="output file for one input, else a folder")
-    parser.add_argument("--method", choices=list(methods()), default=_DEFAULT_METHOD, help="default: %(default)s")
+    parser.add_argument("--method", choices=list(methods()), default=default_method().id, help="default: %(default)s")
     parser.add_argument("--config", default="", help=f"size of the method: {', '.join(c.name for c in method.configs)}")
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="in place of the embedded ones; a folder where they are several"

@@ -1,6 +1,6 @@
 """Steering a sampler to a person: the gradient of an identity loss, where a mask lets it act.
 
-Sources: Diffuse-and-Restore Eq. 7 to 9 (the gradient on the estimate of y_0, times a region mask); CLR-Face Sec. 3.4
+Sources: Diffuse-and-Restore Eq. 7 to 9 (the gradient on the estimate of y_0, times a region mask); CLR-Face Sec. 3.3
 (the same through the decoder of a latent, times a latent mask). Both take L_arc = 1 - cos of ArcFace embeddings and
 descend it. Methods differ in what they differentiate by and in which mask: here is what they have in common.
 """

@@ -388,7 +388,7 @@ class FilmJob:
         return {
             **fingerprint(self.crew),
             "render": self._render.told()
-            | {"settings": dict(restorer.method.settings(self._render.settings, restorer.config))},
+            | {"settings": asdict(restorer.method.settings(self._render.settings, restorer.config))},
             "encoding": asdict(self.plan.encoding),
             "segment_frames": options.segment_frames,
             "dtype": str(self.runtime.dtype),

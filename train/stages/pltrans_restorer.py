@@ -153,14 +153,14 @@ class RestorerStage(PLTransStage[RestorerConfig]):
         s = round(n * self._share())
         draws = Draws([step.number * 1_000 + row for row in range(len(q))], q.device)
         regulariser = self.whole.regulariser
-        levels = int(self.declared.settings({}, self.chosen)["levels"])
+        levels = self.declared.settings({}, self.chosen).levels
         u = regulariser.regularise(regulariser.encode(q), n, s, self.config.transitions, levels, draws)
         return regulariser.decode(u)
 
     def _share(self) -> float:
         """Return s as a share of n, as the method has it by default."""
         settings = self.declared.settings({}, self.chosen)
-        return float(settings["s"]) / float(settings["n"])
+        return settings.s / settings.n
 
     def _restore(self, nets: Nets, batch: Batch, step: Step) -> dict[str, Tensor]:
         whole, truth = self.assembled(nets), batch["truth"]

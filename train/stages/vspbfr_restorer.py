@@ -10,7 +10,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from bfr_core.methods.vspbfr.restoration import DILATIONS, UNDILATED, PrintedRestorationNet, RestorationNet
+from bfr_core.methods.vspbfr.restoration_net import DILATIONS, UNDILATED, PrintedRestorationNet, RestorationNet
 from bfr_core.models.checkpoints.files import fill, load_state
 
 from .. import losses

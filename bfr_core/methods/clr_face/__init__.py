@@ -24,11 +24,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ...diffusion.samplers import SOLVERS
-from ...fidelity import FIDELITY
-from ...registry import MASK, Config, Input, Method, Paper, Param, Part
+from ...registry import MASK, Config, Input, LearntMask, Method, Paper, Part
+from .latent_mask import latent_mask
 from .model import CLRFace
-from .restore import SIGMA_MAX, restore
+from .restore import GUIDANCE_SCALE, START_NOISE, restore
+from .settings import ClrFaceSettings
 
 COMPACT = {
     "vq": {"channels": 64, "mult": (1,), "blocks": 2, "dim": 4, "fold": 4, "groups": 8, "shortcut": True},
@@ -89,36 +89,6 @@ PARTS = (
     ),
 )  # fmt: skip
 
-PARAMS = (
-    FIDELITY,
-    Param("steps", 40, "Steps of the refinement; 0 decodes the start as it is", 0, 200, 1),
-    Param(
-        "sampler", "heun",
-        "Solver of the same flow: heun, as published, takes two evaluations a step; dpm++ and the cruder ddim one",
-        choices=tuple(SOLVERS),
-    ),
-    Param(
-        "start", "irn",
-        "What is noised and then refined: the identity recovery network's face, the input itself, or nothing but noise",
-        choices=("irn", "degraded", "noise"),
-    ),
-    Param("sigma", 2.04, "Noise at the start, but for pure noise; more paints more anew", 0.01, SIGMA_MAX, 0.01),
-    Param("guidance", True, "Steer the refinement to the identity of the recovered face, or of a reference photo"),
-    Param("scale", 0.02, "Strength of the identity guidance", 0.0, 1.0, 0.005),
-    Param(
-        "every", 1,
-        "Ask the guide at every k-th step, which takes the decoder forwards and backwards, and hold its answer between",
-        1, 50, 1,
-    ),
-    Param("guide_from", SIGMA_MAX, "Guide from this noise level down", 0.0, SIGMA_MAX, 0.01),
-    Param("guide_to", 0.0, "Guide down to this noise level", 0.0, SIGMA_MAX, 0.01),
-    Param(
-        "masking", "learned",
-        "Latent features that the guidance may change: those the mask network finds, or all (none)",
-        choices=("learned", "none"),
-    ),
-)  # fmt: skip
-
 METHOD = Method(
     id="clr_face",
     title="CLR-Face",
@@ -136,11 +106,15 @@ METHOD = Method(
         Config("paper", "Published sizes, bring your weights", 512, PAPER, colours="method"),
     ),
     build=build,
-    restore=restore,  # type: ignore[arg-type]
+    restore=restore,
     recognise=recognise,
-    params=PARAMS,
+    settings_type=ClrFaceSettings,
     inputs=(Input("mask", MASK, "Where the identity guidance may act, in place of the learned latent mask"),),
+    dials=(START_NOISE, GUIDANCE_SCALE),
     parts=PARTS,
     stages={"vq": "clr_face_vq", "irn": "irn", "diffusion": "clr_face_diffusion", "mask": "clr_face_mask"},
     guides=True,
+    mask=LearntMask("latent mask", latent_mask),
+    benches={"diffusion": ".diffusion"},
+    published_benches={"diffusion": ".diffusion_published"},
 )  # fmt: skip

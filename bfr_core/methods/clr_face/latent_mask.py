@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import SettingsError
-from ...restorer import Restorer
 from ...runtime import Runtime
 from ...seeding import Draws
 from .model import CLRFace
 from .restore import begin, noise_levels, recover
+
+if TYPE_CHECKING:
+    from ...restorer import Restorer
 
 
 def latent_mask(
@@ -70,10 +72,10 @@ def latent_mask(
 
         def first() -> Tensor:
             known = recover(net, there)
-            z = begin(known, levels, str(chosen["start"]), draws)
+            z = begin(known, levels, chosen.start, draws)
             return net.mask(net.denoise(z, known.condition, levels[0].sigma), known.zid)
 
-        made = restorer.computed(first, runtime, what="masks")
+        made = restorer.run_with_fp32_fallback(first, runtime, what="masks")
         done += len(part)
         made = F.interpolate(made.mean(1, keepdim=True), part.shape[-2:], mode="bilinear", align_corners=False)
         return made.cpu()

@@ -12,55 +12,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...dial import Dial
 from ...diffusion.guidance import IdentityGuide, choose_mask, every_kth, guide_or_embedded, steering, targets
 from ...diffusion.levels import Level
 from ...diffusion.predictions import Predict, Prediction, from_clean
 from ...diffusion.samplers import SOLVERS
 from ...diffusion.schedules import karras
 from ...errors import InputMediaError, SettingsError
-from ...fidelity import dial
-from ...registry import Context, Value
+from ...registry import Context
 from ...seeding import Draws
 from .model import CLRFace
+from .settings import SIGMA_MAX, ClrFaceSettings
 
-SIGMA_MAX = 80.0
-"""Where pure noise begins (EDM Table 1)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of the faces before the refinement begins. Latents are (B, dim, H/4, W/4), normalised."""
-
-    zd: Tensor
-    """z^d = E(x^d)."""
-    xid: Tensor
-    """x^id = f_phi(x^d), (B, 3, H, W) in [-1, 1]."""
-    zid: Tensor
-    """z^id = E(x^id)."""
-    condition: Tensor
-    """What the denoiser sees beside z_t."""
-
-
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """How the refinement is steered to an identity (Sec. 3.3)."""
-
-    guide: IdentityGuide
-    target: Tensor
-    """(B, D), the identity of x^id or of a reference photo."""
-    mask: Callable[[Tensor], Tensor]
-    """z0_hat_t to M_l, which broadcasts to it."""
-    scale: float
-    levels: Sequence[Level]
-    """Where it acts."""
-    every: int
-    """The gradient is made anew at every so many of them."""
+START_NOISE = Dial("noise that the recovered latent starts from", 4, 1, 0.25)
+GUIDANCE_SCALE = Dial("scale of the identity guidance", 0.25, 1, 4)
 
 
 def restore(
     net: CLRFace,
     faces: Tensor,
-    settings: Mapping[str, Value],
+    settings: ClrFaceSettings,
     seeds: Collection[int],
     inputs: Mapping[str, Tensor],
     context: Context,
@@ -75,28 +46,35 @@ def restore(
         SettingsError: settings that contradict each other.
     """
     draws = Draws(tuple(seeds), faces.device)
-    fidelity = float(settings["fidelity"])
-    # Sec. 3.1 and 3.3: latents of the degraded face and of the recovered one.
+    # Sec. 3.1 and 3.3: z^d = E(x^d), x^id = f_phi(x^d) and z^id = E(x^id).
     known = recover(net, faces)
-    # Sec. 3.3: the output of the IRN is where the refinement starts.
+    # Sec. 3.3: the output of the IRN, noised, is where the refinement starts.
     levels = noise_levels(settings)
-    z = begin(known, levels, str(settings["start"]), draws)
-    # Sec. 3.2 and 3.3: the flow of Eq. 10 back to sigma 0, its score steered where the latent mask lets it.
+    z = begin(known, levels, settings.start, draws)
     if levels:
+        # Sec. 3.3: the score is steered to the identity of x^id, where the latent mask M_l lets it.
         guidance = None
-        if settings["guidance"]:
-            guide = guide_or_embedded(context.guide, faces.device)
-            guidance = Guidance(
-                guide,
-                targets(guide, (known.xid + 1) / 2),
-                masker(net, known, str(settings["masking"]), inputs.get("mask")),
-                scale=float(settings["scale"]) * dial(fidelity, 0.25, 1, 4),
-                levels=guided_levels(levels, settings),
-                every=int(settings["every"]),
-            )
-        z = SOLVERS[str(settings["sampler"])](predictor(net, known, guidance), z, levels, report=context.report)
+        if settings.guidance:
+            mask = masker(net, known, settings, inputs.get("mask"))
+            guidance = identity_guidance(known, mask, levels, settings, context)
+        # Sec. 3.2: the flow of Eq. 10, back to sigma 0.
+        z = SOLVERS[settings.sampler](predictor(net, known, guidance), z, levels, report=context.report)
     # Sec. 3.1: the quantiser in front of the decoder takes up what is left of the error.
     return (net.decode(z) + 1) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the faces before the refinement begins. Latents are (B, dim, H/4, W/4), normalised."""
+
+    zd: Tensor
+    """z^d = E(x^d)."""
+    xid: Tensor
+    """x^id = f_phi(x^d), (B, 3, H, W) in [-1, 1]."""
+    zid: Tensor
+    """z^id = E(x^id)."""
+    condition: Tensor
+    """What the denoiser sees beside z_t."""
 
 
 def recover(net: CLRFace, faces: Tensor) -> Known:
@@ -120,23 +98,23 @@ def recover(net: CLRFace, faces: Tensor) -> Known:
     return Known(zd, xid, zid, net.condition(zd, zid))
 
 
-def noise_levels(settings: Mapping[str, Value]) -> list[Level]:
+def noise_levels(settings: ClrFaceSettings) -> list[Level]:
     """Return the levels from the start down, EDM's (Eq. 5 there); none for 0 steps.
 
     Raises:
         SettingsError: pure noise that nothing would refine.
     """
-    steps = int(settings["steps"])
-    if not steps and settings["start"] == "noise":
+    if not settings.steps and settings.start == "noise":
         raise SettingsError(
             "Cannot start from noise with 0 steps",
             found="nothing would refine the noise; expected at least 1 step",
             kept="No picture was changed",
             todo="Take more steps, or start from irn",
         )
-    if settings["start"] == "noise":
-        return karras(steps, SIGMA_MAX)
-    return karras(steps, float(settings["sigma"]) * dial(float(settings["fidelity"]), 4, 1, 0.25)) if steps else []
+    if settings.start == "noise":
+        return karras(settings.steps, SIGMA_MAX)
+    sigma = settings.sigma * START_NOISE.at(settings.fidelity)
+    return karras(settings.steps, sigma) if settings.steps else []
 
 
 def begin(known: Known, levels: Sequence[Level], start: str, draws: Draws) -> Tensor:
@@ -145,35 +123,6 @@ def begin(known: Known, levels: Sequence[Level], start: str, draws: Draws) -> Te
     if not levels:
         return origin
     return origin + levels[0].sigma * draws.normal("z_T", *origin.shape[1:]).to(origin)
-
-
-def guided_levels(levels: Sequence[Level], settings: Mapping[str, Value]) -> list[Level]:
-    """Return where the guidance acts: the levels of its band.
-
-    Raises:
-        SettingsError: the band ends above where it begins.
-    """
-    largest, smallest = float(settings["guide_from"]), float(settings["guide_to"])
-    if smallest > largest:
-        raise SettingsError(
-            "Cannot guide in this band of noise levels",
-            found=f"found guide_from {largest:g} and guide_to {smallest:g}; expected them to fall",
-            kept="No picture was changed",
-            todo="Exchange them, or switch the guidance off",
-        )
-    return [level for level in levels if smallest <= level.sigma <= largest]
-
-
-def masker(net: CLRFace, known: Known, choice: str, given: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """Return what makes M_l of z0_hat_t: f_M, 1 everywhere ("none"), or a mask of pixels that was given."""
-
-    def learned(z0_hat: Tensor) -> Tensor:
-        return choose_mask("learned", z0_hat, makers={"learned": lambda: net.mask(z0_hat, known.zid)})
-
-    if given is None and choice == "learned":
-        return learned
-    still = choose_mask(choice, known.zid, given=given, makers={})
-    return lambda z0_hat: still
 
 
 def predictor(net: CLRFace, known: Known, guidance: Guidance | None) -> Predict:
@@ -204,3 +153,71 @@ def predictor(net: CLRFace, known: Known, guidance: Guidance | None) -> Predict:
         return replace(said, gradient=gradient)
 
     return every_kth(guided, plain, guidance.levels, guidance.every)
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """How the refinement is steered to an identity (Sec. 3.3)."""
+
+    guide: IdentityGuide
+    target: Tensor
+    """(B, D), the identity of x^id or of a reference photo."""
+    mask: Callable[[Tensor], Tensor]
+    """z0_hat_t to M_l, which broadcasts to it."""
+    scale: float
+    levels: Sequence[Level]
+    """Where it acts."""
+    every: int
+    """The gradient is made anew at every so many of them."""
+
+
+def identity_guidance(
+    known: Known,
+    mask: Callable[[Tensor], Tensor],
+    levels: Sequence[Level],
+    settings: ClrFaceSettings,
+    context: Context,
+) -> Guidance:
+    """Return how these faces are steered: to the identity of x^id, or to whom the run was told.
+
+    Raises:
+        SettingsError: the band of noise levels ends above where it begins, or the reference is of another recogniser.
+    """
+    guide = guide_or_embedded(context.guide, known.xid.device)
+    return Guidance(
+        guide,
+        targets(guide, (known.xid + 1) / 2),
+        mask,
+        scale=settings.scale * GUIDANCE_SCALE.at(settings.fidelity),
+        levels=guided_levels(levels, settings),
+        every=settings.every,
+    )
+
+
+def guided_levels(levels: Sequence[Level], settings: ClrFaceSettings) -> list[Level]:
+    """Return where the guidance acts: the levels of its band.
+
+    Raises:
+        SettingsError: the band ends above where it begins.
+    """
+    largest, smallest = settings.guide_from, settings.guide_to
+    if smallest > largest:
+        raise SettingsError(
+            "Cannot guide in this band of noise levels",
+            found=f"found guide_from {largest:g} and guide_to {smallest:g}; expected them to fall",
+            kept="No picture was changed",
+            todo="Exchange them, or switch the guidance off",
+        )
+    return [level for level in levels if smallest <= level.sigma <= largest]
+
+
+def masker(net: CLRFace, known: Known, settings: ClrFaceSettings, given: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return what makes M_l of z0_hat_t: f_M, 1 everywhere ("none"), or a mask of pixels that was given."""
+
+    def learned(z0_hat: Tensor) -> Tensor:
+        return choose_mask("learned", z0_hat, makers={"learned": lambda: net.mask(z0_hat, known.zid)})
+
+    if given is None and settings.masking == "learned":
+        return learned
+    still = choose_mask(settings.masking, known.zid, given=given, makers={})
+    return lambda z0_hat: still

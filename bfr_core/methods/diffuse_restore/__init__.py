@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ...fidelity import FIDELITY
 from ...networks.conditional_diffusion import COMPACT
-from ...registry import MASK, Config, Input, Method, Paper, Param, Part
-from .mask import DELTA
+from ...registry import MASK, Config, Input, LearntMask, Method, Paper, Part
 from .model import DiffuseRestore
-from .restore import restore
+from .region_mask import region_mask
+from .restore import GUIDANCE_SCALE, START_LEVEL, restore
+from .settings import DiffuseRestoreSettings
 
 PAPER_256 = {
     "irn": "paper",
@@ -58,39 +58,6 @@ PARTS = (
     Part("irn", "identity recovery network", "irn.safetensors", prefixes=("irn.",), source={}, alone="irn"),
 )  # fmt: skip
 
-PARAMS = (
-    FIDELITY,
-    Param("start", 400, "T': the noise that the recovered face is given before it is painted, of 1000", 1, 1000, 1),
-    Param("steps", 10, "Steps of the sampler, no more than there are noise levels up to T'", 1, 1000, 1),
-    Param(
-        "sampler", "dpm++",
-        "DPM-Solver++ (few steps), DDIM, or DDPM's random steps as in the paper (100 or more)",
-        choices=("dpm++", "ddim", "ddpm"),
-    ),
-    Param("start_from", "irn", "Begin from the recovered face, or from pure noise (Net1)", choices=("irn", "noise")),
-    Param("guidance", True, "Steer each step to the identity of the recovered face; off: Net2"),
-    Param("scale", 0.05, "How strongly to steer", 0.0, 10.0, 0.01),
-    Param("every", 1, "Ask the guide at every k-th step only and hold its answer between, which is faster", 1, 100, 1),
-    Param(
-        "gradient", "estimate",
-        "The gradient by the noisy face: with the estimated noise held (fast), or through the network as in the paper",
-        choices=("estimate", "network"),
-    ),
-    Param(
-        "masking", "learned",
-        "Where steering may act: as learnt (Net4), where the recovered face differs from the input (Eq. 8), everywhere "
-        "(none: Net3)",
-        choices=("learned", "difference", "none"),
-    ),
-    Param("delta", DELTA, "How much is different, in Eq. 8", 0.0, 1.0, 0.01),
-    Param(
-        "condition", "config",
-        "What the network sees beside the noisy face: what it was trained with, or x or the recovered face, where it "
-        "was trained with one of them",
-        choices=("config", "degraded", "irn"),
-    ),
-)  # fmt: skip
-
 METHOD = Method(
     id="diffuse_restore",
     title="Diffuse-and-Restore",
@@ -109,11 +76,15 @@ METHOD = Method(
         Config("paper256", "As in the paper, 256 px, for training", 256, PAPER_256, defaults=PRINTED, colours="method"),
     ),
     build=build,
-    restore=restore,  # type: ignore[arg-type]
+    restore=restore,
     recognise=recognise,
-    params=PARAMS,
+    settings_type=DiffuseRestoreSettings,
     inputs=(Input("mask", MASK, "Where steering may act, in place of the mask that was chosen"),),
+    dials=(START_LEVEL, GUIDANCE_SCALE),
     parts=PARTS,
     stages={"ipc": "irn", "diffusion": "diffuse_restore_diffusion", "mask": "diffuse_restore_mask"},
     guides=True,
+    mask=LearntMask("region mask", region_mask, default=True),
+    benches={"diffusion": ".diffusion"},
+    published_benches={"diffusion": ".diffusion_published"},
 )  # fmt: skip

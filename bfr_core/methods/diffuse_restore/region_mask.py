@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from ...diffusion.guidance import choose_mask
 from ...errors import SettingsError
-from ...restorer import Restorer
 from ...runtime import Runtime
 from .model import DiffuseRestore
 from .restore import check_sides, mask_makers
+
+if TYPE_CHECKING:
+    from ...restorer import Restorer
 
 
 def region_mask(
@@ -58,10 +60,10 @@ def region_mask(
         check_sides(net, x)
 
         def made() -> Tensor:
-            makers = mask_makers(net, x, net.recovered(x).to(x), float(chosen["delta"]))
-            return choose_mask(str(chosen["masking"]), x, makers=makers)
+            makers = mask_makers(net, x, net.recovered(x).to(x), chosen.delta)
+            return choose_mask(chosen.masking, x, makers=makers)
 
-        return restorer.computed(made, runtime, what="masks").cpu()
+        return restorer.run_with_fp32_fallback(made, runtime, what="masks").cpu()
 
     with torch.inference_mode(False), torch.no_grad():
         return runtime.run_batched(call, faces)

@@ -20,23 +20,27 @@ from functools import partial
 
 from torch import Tensor
 
+from ...dial import Dial
 from ...diffusion.guidance import IdentityGuide, choose_mask, every_kth, guide_or_embedded, steering, targets
 from ...diffusion.levels import Level, following, q_sample
 from ...diffusion.predictions import Predict, Prediction, from_clean
 from ...diffusion.samplers import SAMPLERS
 from ...errors import InputMediaError, SettingsError
-from ...fidelity import dial
 from ...networks.conditional_diffusion import clipped
-from ...registry import Context, Value
+from ...registry import Context
 from ...seeding import Draws
 from .mask import changed
 from .model import DiffuseRestore
+from .settings import DiffuseRestoreSettings
+
+START_LEVEL = Dial("T', the noise that the recovered face starts from", 1.75, 1, 0.25)
+GUIDANCE_SCALE = Dial("scale of the identity guidance", 0.5, 1, 2)
 
 
 def restore(
     net: DiffuseRestore,
     faces: Tensor,
-    settings: Mapping[str, Value],
+    settings: DiffuseRestoreSettings,
     seeds: Collection[int],
     inputs: Mapping[str, Tensor],
     context: Context,
@@ -51,40 +55,29 @@ def restore(
         SettingsError: a condition that this network was not trained with.
     """
     draws = Draws(tuple(seeds), faces.device)
-    fidelity = float(settings["fidelity"])
     x = faces * 2 - 1
     check_sides(net, x)
     # Sec. 3.1: g_phi(x) recovers the identity.
     x_irn = net.recovered(x).to(x)
-    condition = conditioned(net, x, x_irn, str(settings["condition"]))
     # Sec. 3.2: it is noised to T' in one step (Eq. 3), where the reverse process begins.
     noise = draws.normal("y_T", *x.shape[1:])
-    steps, sampler = int(settings["steps"]), str(settings["sampler"])
-    if settings["start_from"] == "irn":
-        start = round(int(settings["start"]) * dial(fidelity, 1.75, 1, 0.25))
-        levels = net.levels(steps, start, sampler)
+    if settings.start_from == "irn":
+        start = round(settings.start * START_LEVEL.at(settings.fidelity))
+        levels = net.levels(settings.steps, start, settings.sampler)
         y = q_sample(x_irn, levels[0], noise)
     else:  # Net1 of Table 6
-        levels = net.levels(steps, net.timesteps, sampler)
+        levels = net.levels(settings.steps, net.timesteps, settings.sampler)
         y = noise
-    # Sec. 3.2 and 3.2.1: each step is guided to the identity of g_phi(x), where the region mask M lets it.
+    # Sec. 3.2: each step sees the condition and is guided to the identity of g_phi(x), 3.2.1: where the mask M lets it.
+    condition = conditioned(net, x, x_irn, settings.condition)
     guidance = None
-    if settings["guidance"]:
-        guide = guide_or_embedded(context.guide, faces.device)
-        guidance = Guidance(
-            guide,
-            targets(guide, (x_irn + 1) / 2),
-            choose_mask(
-                str(settings["masking"]), y, given=inputs.get("mask"),
-                makers=mask_makers(net, x, x_irn, float(settings["delta"])),
-            ),
-            scale=float(settings["scale"]) * dial(fidelity, 0.5, 1, 2),
-            through_network=settings["gradient"] == "network",
-            levels=levels,
-            every=int(settings["every"]),
-        )  # fmt: skip
+    if settings.guidance:
+        makers = mask_makers(net, x, x_irn, settings.delta)
+        mask = choose_mask(settings.masking, y, given=inputs.get("mask"), makers=makers)
+        guidance = identity_guidance(x_irn, mask, levels, settings, context)
     predict = predictor(net, condition, following(levels), guidance)
-    y = SAMPLERS[sampler](
+    # Eq. 2: the reverse process.
+    y = SAMPLERS[settings.sampler](
         predict, y, levels, draw=lambda index: draws.normal(f"y_{index}", *x.shape[1:]), report=context.report
     )
     return (y + 1) / 2
@@ -121,32 +114,6 @@ def conditioned(net: DiffuseRestore, x: Tensor, x_irn: Tensor, choice: str) -> T
             todo="Leave the setting condition at config, or choose another config",
         )
     return x_irn if choice == "irn" else x
-
-
-def mask_makers(net: DiffuseRestore, x: Tensor, x_irn: Tensor, delta: float) -> dict[str, Callable[[], Tensor]]:
-    """Return what makes the masks that can be chosen, (B, 1, H, W): M as learnt, and M' of Eq. 8 by itself."""
-    return {
-        "learned": lambda: net.mask(changed(x, x_irn, delta), x),
-        "difference": lambda: changed(x, x_irn, delta),
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """How the reverse process is steered to an identity (Eq. 7 to 9)."""
-
-    guide: IdentityGuide
-    target: Tensor
-    """(B, D), the identity of g_phi(x) or of a reference photo."""
-    mask: Tensor
-    """M, (B, 1, H, W)."""
-    scale: float
-    through_network: bool
-    """Whether the gradient by y_t goes through the U-Net, as printed, or the noise it estimates is held."""
-    levels: Sequence[Level]
-    """Where it acts."""
-    every: int
-    """The gradient is made anew at every so many of them."""
 
 
 def predictor(
@@ -190,3 +157,49 @@ def predictor(
         return replace(said, gradient=gradient)
 
     return every_kth(through_network if guidance.through_network else held, plain, guidance.levels, guidance.every)
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """How the reverse process is steered to an identity (Eq. 7 to 9)."""
+
+    guide: IdentityGuide
+    target: Tensor
+    """(B, D), the identity of g_phi(x) or of a reference photo."""
+    mask: Tensor
+    """M, (B, 1, H, W)."""
+    scale: float
+    through_network: bool
+    """Whether the gradient by y_t goes through the U-Net, as printed, or the noise it estimates is held."""
+    levels: Sequence[Level]
+    """Where it acts."""
+    every: int
+    """The gradient is made anew at every so many of them."""
+
+
+def identity_guidance(
+    x_irn: Tensor, mask: Tensor, levels: Sequence[Level], settings: DiffuseRestoreSettings, context: Context
+) -> Guidance:
+    """Return how these faces are steered: to the identity of g_phi(x), or to whom the run was told.
+
+    Raises:
+        SettingsError: the reference is of another recogniser.
+    """
+    guide = guide_or_embedded(context.guide, x_irn.device)
+    return Guidance(
+        guide,
+        targets(guide, (x_irn + 1) / 2),
+        mask,
+        scale=settings.scale * GUIDANCE_SCALE.at(settings.fidelity),
+        through_network=settings.gradient == "network",
+        levels=levels,
+        every=settings.every,
+    )
+
+
+def mask_makers(net: DiffuseRestore, x: Tensor, x_irn: Tensor, delta: float) -> dict[str, Callable[[], Tensor]]:
+    """Return what makes the masks that can be chosen, (B, 1, H, W): M as learnt, and M' of Eq. 8 by itself."""
+    return {
+        "learned": lambda: net.mask(changed(x, x_irn, delta), x),
+        "difference": lambda: changed(x, x_irn, delta),
+    }

@@ -8,15 +8,25 @@ U-Net that restores a face in a fraction of a second on a CPU. It is a fast rest
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ...fidelity import FIDELITY, dial
+from ...dial import Dial, fidelity_param
 from ...networks.restore_unet import RestoreUNet
 from ...networks.swinir import SwinIR
-from ...registry import Config, Context, Method, Paper, Value
+from ...registry import Config, Context, Method, Paper
 
 _NETWORKS: dict[str, type[nn.Module]] = {"compact": RestoreUNet, "paper": SwinIR}
+
+CORRECTION = Dial("share of its correction that is made", 1, 1, 0.5, linear=True)
+
+
+@dataclass(frozen=True, slots=True)
+class IrnSettings:
+    """A regressor has nothing to choose but how much of it to take."""
+
+    fidelity: float = fidelity_param()
 
 
 def build(config: Config) -> nn.Module:
@@ -36,7 +46,7 @@ def recognise(keys: Collection[str]) -> str | None:
 def restore(
     net: nn.Module,
     faces: Tensor,
-    settings: Mapping[str, Value],
+    settings: IrnSettings,
     seeds: Collection[int],
     inputs: Mapping[str, Tensor],
     context: Context,
@@ -47,7 +57,7 @@ def restore(
     held back, half of it at 1.
     """
     restored = net(faces)
-    share = dial(float(settings["fidelity"]), 1, 1, 0.5, linear=True)
+    share = CORRECTION.at(settings.fidelity)
     return restored if share == 1 else faces + share * (restored - faces)
 
 
@@ -66,6 +76,8 @@ METHOD = Method(
     build=build,
     restore=restore,
     recognise=recognise,
-    params=(FIDELITY,),
+    settings_type=IrnSettings,
+    dials=(CORRECTION,),
     stages={"irn": "irn"},
+    default=True,
 )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ...fidelity import FIDELITY
 from ...networks.conditional_diffusion import COMPACT
-from ...registry import Config, Method, Paper, Param, Part
+from ...registry import Config, Method, Paper, Part
 from .model import LPIPDiff
 from .picture import restore_picture
-from .restore import PATCH_BATCH, restore
+from .restore import PATCH_BATCH, START_LEVEL, STEP_NOISE, restore
+from .settings import LpipDiffSettings
 
 PAPER = {
     "irn": None,
@@ -52,20 +52,6 @@ PARTS = (
     Part("irn", "identity recovery network", "irn.safetensors", prefixes=("irn.",), source={}, alone="irn"),
 )  # fmt: skip
 
-PARAMS = (
-    FIDELITY,
-    Param("steps", 8, "Steps of the sampler, no more than there are noise levels up to the start", 1, 1000, 1),
-    Param("sampler", "dpm++", "DPM-Solver++ (few steps), or DDIM as in the paper", choices=("dpm++", "ddim")),
-    Param(
-        "start", 400,
-        "The noise that the recovered face is given before it is painted; 1000 is noise alone, as in the paper",
-        1, 1000, 1,
-    ),
-    Param("patch", 0, "Side of the patches in pixels, a multiple of 32; 0: a quarter of a face crop's", 0, 4096, 16),
-    Param("overlap", 0.5, "How much of its side a patch shares with the next", 0.0, 0.9, 0.05),
-    Param("fusion", "mean", "How the estimates of overlapping patches are put together", choices=("mean", "median")),
-)  # fmt: skip
-
 METHOD = Method(
     id="lpip_diff",
     title="LPIP-Diff",
@@ -85,11 +71,16 @@ METHOD = Method(
         ),
     ),
     build=build,
-    restore=restore,  # type: ignore[arg-type]
+    restore=restore,
     recognise=recognise,
-    params=PARAMS,
+    settings_type=LpipDiffSettings,
+    dials=(START_LEVEL, STEP_NOISE),
     parts=PARTS,
     stages={"diffusion": "lpip_diff_diffusion"},
     patch_batch=PATCH_BATCH,
     picture=restore_picture,
+    picture_help="overlapping patches are painted together, so no seam shows. It was trained on faces, so look at what "
+    "it makes of the rest; Composite Faces pastes faces alone. Time grows with the number of pixels.",
+    benches={"diffusion": ".diffusion"},
+    published_benches={"diffusion": ".diffusion_published"},
 )  # fmt: skip

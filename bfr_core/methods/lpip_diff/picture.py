@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from ...diffusion.patches import positions
 from ...errors import InputMediaError, SettingsError
-from ...restorer import Restorer
 from ...runtime import Runtime
 from ...seeding import Draws
 from .model import LPIPDiff
 from .restore import patch_size, quarter, sample
+
+if TYPE_CHECKING:
+    from ...restorer import Restorer
 
 _IRN_MULTIPLE = 64
 """What identity recovery networks want the sides to be multiples of: the compact one 32, SwinIR 64."""
@@ -57,7 +59,7 @@ def restore_picture(
     tile = restorer.size
     height, width = (_side(length, tile, math.lcm(net.multiple, _IRN_MULTIPLE)) for length in picture.shape[1:])
     side = min(height, width)
-    patch = patch_size(net, int(chosen["patch"]) or min(quarter(net, restorer.size), side), side)
+    patch = patch_size(net, chosen.patch or min(quarter(net, restorer.size), side), side)
     draws = Draws((seed,), runtime.device)
 
     def whole() -> Tensor:
@@ -66,7 +68,7 @@ def restore_picture(
         return (sample(net, x, x_irn, chosen, draws, context, patch=patch) + 1) / 2
 
     def call(item: Tensor) -> Tensor:
-        return restorer.computed(whole, runtime, what="pictures").to(item.device)
+        return restorer.run_with_fp32_fallback(whole, runtime, what="pictures").to(item.device)
 
     with torch.inference_mode(False), torch.no_grad():
         made = runtime.run_batched(call, picture[None])[0]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import cast
 
 import torch
 from torch import Tensor
 
+from ...dial import Dial
 from ...diffusion.levels import Level, q_sample
-from ...diffusion.patches import Fusion, fused
+from ...diffusion.patches import fused
 from ...diffusion.predictions import Prediction, from_noise
 from ...diffusion.samplers import SAMPLERS, ddim
 from ...errors import SettingsError
-from ...fidelity import dial
-from ...registry import Context, Value
+from ...registry import Context
 from ...seeding import Draws
 from .model import LPIPDiff
+from .settings import LpipDiffSettings
+
+START_LEVEL = Dial("noise that the recovered picture starts from", 1.75, 1, 0.25)
+STEP_NOISE = Dial("eta, the noise in each step of DDIM", 1, 0, 0, linear=True)
 
 PATCH_BATCH = 16
 """Patches in one call of the network, to begin with; halved where memory runs out."""
@@ -25,7 +28,7 @@ PATCH_BATCH = 16
 def restore(
     net: LPIPDiff,
     faces: Tensor,
-    settings: Mapping[str, Value],
+    settings: LpipDiffSettings,
     seeds: Collection[int],
     inputs: Mapping[str, Tensor],
     context: Context,
@@ -37,7 +40,7 @@ def restore(
     """
     x = faces * 2 - 1
     side = min(faces.shape[2:])
-    patch = patch_size(net, int(settings["patch"]) or quarter(net, side), side)
+    patch = patch_size(net, settings.patch or quarter(net, side), side)
     draws = Draws(tuple(seeds), faces.device)
     return (sample(net, x, net.recovered(x).to(x), settings, draws, context, patch=patch) + 1) / 2
 
@@ -46,7 +49,7 @@ def sample(
     net: LPIPDiff,
     x: Tensor,
     x_irn: Tensor,
-    settings: Mapping[str, Value],
+    settings: LpipDiffSettings,
     draws: Draws,
     context: Context,
     *,
@@ -69,16 +72,13 @@ def sample(
         patch: side m of the patches, a multiple of the network's.
     """
     condition = net.condition(x, x_irn)
-    fidelity = float(settings["fidelity"])
-    start = round(int(settings["start"]) * dial(fidelity, 1.75, 1, 0.25))
-    sampler = str(settings["sampler"])
-    levels = net.levels(int(settings["steps"]), start, sampler)
+    start = round(settings.start * START_LEVEL.at(settings.fidelity))
+    levels = net.levels(settings.steps, start, settings.sampler)
     noise = draws.normal("x_T", *x.shape[1:])
     # Line 1 samples x_T from noise. From a lower level the chain begins at the recovered picture, noised in one step
     # as in Diffuse-and-Restore Eq. 3: fewer steps do, and patches agree on the face from the start.
     x_t = noise if start >= net.timesteps else q_sample(x_irn, levels[0], noise)
-    stride = max(round(patch * (1 - float(settings["overlap"]))), 1)
-    how = cast(Fusion, settings["fusion"])
+    stride = max(round(patch * (1 - settings.overlap)), 1)
     batch = context.patch_batch or PATCH_BATCH
     now = (0, len(levels))
 
@@ -98,7 +98,8 @@ def sample(
 
         while True:
             try:
-                return from_noise(x_t, fused(epsilon, x_t, [condition], patch, stride, batch=batch, how=how), level)
+                noise = fused(epsilon, x_t, [condition], patch, stride, batch=batch, how=settings.fusion)
+                return from_noise(x_t, noise, level)
             except torch.OutOfMemoryError:
                 if batch == 1:
                     raise
@@ -112,10 +113,9 @@ def sample(
         return draws.normal(f"x_{index}", *x.shape[1:])
 
     # Line 10 is Eq. 8, DDIM's step without noise (eta 0).
-    eta = dial(fidelity, 1, 0, 0, linear=True)
-    if sampler == "ddim":
-        return ddim(predict, x_t, levels, eta, draw, report=report)
-    return SAMPLERS[sampler](predict, x_t, levels, draw=draw, report=report)
+    if settings.sampler == "ddim":
+        return ddim(predict, x_t, levels, STEP_NOISE.at(settings.fidelity), draw, report=report)
+    return SAMPLERS[settings.sampler](predict, x_t, levels, draw=draw, report=report)
 
 
 def quarter(net: LPIPDiff, side: int) -> int:

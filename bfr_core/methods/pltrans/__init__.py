@@ -19,11 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ...fidelity import FIDELITY
-from ...registry import Config, Method, Paper, Param, Part
+from ...registry import Config, Method, Paper, Part
 from .model import PLTrans
-from .restore import restore
-from .strength import N, S
+from .restore import PERTURBATION, RECOVERY, restore
+from .settings import PLTransSettings
 
 COMPACT = {
     "vq": {
@@ -91,23 +90,6 @@ PARTS = (
     ),
 )  # fmt: skip
 
-PARAMS = (
-    FIDELITY,
-    Param(
-        "steps", "auto",
-        "How far features are perturbed: auto reads how degraded each face is, fixed takes n and s as given",
-        choices=("auto", "fixed"),
-    ),
-    Param("n", N, "Steps of perturbation, of 1000; more for heavier degradation. With fixed steps", 1, 1000, 1),
-    Param("s", S, "Where the way back ends in one leap, below n. With fixed steps", 0, 999, 1),
-    Param("transitions", 3, "Steps on the way back from n to s", 1, 200, 1),
-    Param("levels", 1, "J: low frequencies are those that remain after halving the features so often", 1, 3, 1),
-    Param("diffusion", True, "Regularise the query by latent diffusion; off: w/o DIFF of Table 1"),
-    Param("wavelet", True, "Keep the input's low frequencies on the way back; off: w/o DWT of Table 1"),
-    Param("dictionary", True, "Make keys and values of the dictionary of clean faces; off: w/o V of Table 1"),
-    Param("transformer", True, "Refine what the dictionary gives by the light transformer; off: w/o LT of Table 1"),
-)  # fmt: skip
-
 METHOD = Method(
     id="pltrans",
     title="PLTrans",
@@ -125,10 +107,13 @@ METHOD = Method(
         Config("paper", "RestoreFormer's sizes, bring your weights", 512, PAPER, colours="method"),
     ),
     build=build,
-    restore=restore,  # type: ignore[arg-type]
+    restore=restore,
     recognise=recognise,
-    params=PARAMS,
+    settings_type=PLTransSettings,
+    dials=(PERTURBATION, RECOVERY),
     parts=PARTS,
+    nodes=(".pltrans",),
+    benches={"pltrans": f"{__name__}.bench"},
     stages={
         "dictionary": "pltrans_dictionary",
         "restorer": "pltrans_restorer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -14,11 +14,13 @@ from ...diffusion.guidance import resized
 from ...diffusion.samplers import ddpm
 from ...errors import InputMediaError, SettingsError
 from ...media.tensors import TensorFile
-from ...restorer import Restorer
 from ...runtime import Runtime
 from ...seeding import Draws
 from .model import PLTrans
 from .restore import decoded, encoded
+
+if TYPE_CHECKING:
+    from ...restorer import Restorer
 
 SAMPLING_STEPS = 50
 """Of the reverse process from T, respaced."""
@@ -206,7 +208,7 @@ def _rows(restorer: Restorer, made: Any, items: Tensor, seeds: Sequence[int], ru
         nonlocal done
         draws = Draws(numbered[done : done + len(part)], runtime.device)
         there = part.to(runtime.device)
-        result = restorer.computed(lambda: made(there, draws), runtime, what="latents").cpu()
+        result = restorer.run_with_fp32_fallback(lambda: made(there, draws), runtime, what="latents").cpu()
         done += len(part)
         return result
 

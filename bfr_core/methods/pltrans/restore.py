@@ -7,18 +7,22 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ...dial import Dial
 from ...errors import InputMediaError, SettingsError
-from ...fidelity import dial
-from ...registry import Context, Value
+from ...registry import Context
 from ...seeding import Draws
+from .degradation_level import N, S, degradation_level, steps_for
 from .model import PLTrans
-from .strength import N, S, steps_for, strength
+from .settings import PLTransSettings
+
+PERTURBATION = Dial("steps n and s that the query is perturbed by", 1.5, 1, 0.25)
+RECOVERY = Dial("share of what an identity recovery network before the encoder would change", 1, 1, 0.5, linear=True)
 
 
 def restore(
     net: PLTrans,
     faces: Tensor,
-    settings: Mapping[str, Value],
+    settings: PLTransSettings,
     seeds: Collection[int],
     inputs: Mapping[str, Tensor],
     context: Context,
@@ -37,7 +41,7 @@ def restore(
 
 
 def encoded(
-    net: PLTrans, faces: Tensor, settings: Mapping[str, Value], draws: Draws, context: Context
+    net: PLTrans, faces: Tensor, settings: PLTransSettings, draws: Draws, context: Context
 ) -> tuple[Tensor, Tensor]:
     """Return the regularised latent u_hat_0^hq and the features q of faces in [0, 1].
 
@@ -50,43 +54,39 @@ def encoded(
     check_sides(net, faces)
     n, s = perturbations(faces, settings, net.regulariser.timesteps, context)
     # Sec. 3.1: preliminary features.
-    share = dial(float(settings["fidelity"]), 1, 1, 0.5, linear=True)
-    q = net.encode(net.seen(faces * 2 - 1, share))
+    q = net.encode(net.seen(faces * 2 - 1, RECOVERY.at(settings.fidelity)))
     q = q.to(torch.promote_types(q.dtype, torch.float32))
     # Sec. 3.2: E_Q, perturbation, and the reverse process with the low frequencies of the input.
     u = net.regulariser.encode(q)
-    if not settings["diffusion"]:
+    if not settings.diffusion:
         return u, q
-    wavelet, levels = bool(settings["wavelet"]), int(settings["levels"])
-    if wavelet:
-        check_levels(u, levels)
+    if settings.wavelet:
+        check_levels(u, settings.levels)
     u = net.regulariser.regularise(
-        u, n, s, int(settings["transitions"]), levels, draws, wavelet=wavelet, report=context.report
+        u, n, s, settings.transitions, settings.levels, draws, wavelet=settings.wavelet, report=context.report
     )
     return u, q
 
 
-def decoded(net: PLTrans, u: Tensor, q: Tensor, settings: Mapping[str, Value]) -> Tensor:
+def decoded(net: PLTrans, u: Tensor, q: Tensor, settings: PLTransSettings) -> Tensor:
     """Return y_hat, (B, 3, S, S) in about [0, 1], of latents and features as `encoded` returns them."""
     # Sec. 3.2: D_Q gives the query; w/o DIFF of Table 1 asks with the features themselves.
-    q_hat = net.regulariser.decode(u) if settings["diffusion"] else q
+    q_hat = net.regulariser.decode(u) if settings.diffusion else q
     # Sec. 3.3: keys and values, cross-attention.
-    z_hat = net.restored_features(
-        q_hat, q, dictionary=bool(settings["dictionary"]), transformer=bool(settings["transformer"])
-    )
+    z_hat = net.restored_features(q_hat, q, dictionary=settings.dictionary, transformer=settings.transformer)
     return (net.decode(z_hat) + 1) / 2
 
 
 def perturbations(
-    faces: Tensor, settings: Mapping[str, Value], timesteps: int, context: Context
+    faces: Tensor, settings: PLTransSettings, timesteps: int, context: Context
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Return n and s of each face, by the settings `steps`, `n`, `s` and `fidelity`, and tell those that were read.
 
     Raises:
         SettingsError: s is not below n, or n is above T.
     """
-    n, s = int(settings["n"]), int(settings["s"])
-    automatic = settings["steps"] == "auto"
+    n, s = settings.n, settings.s
+    automatic = settings.steps == "auto"
     if not automatic and not s < n <= timesteps:
         raise SettingsError(
             "Cannot perturb the features in this way",
@@ -94,12 +94,12 @@ def perturbations(
             kept="No picture was changed",
             todo="Give an s below n, or let steps be auto",
         )
-    read = strength(faces).tolist() if automatic else []
+    read = degradation_level(faces).tolist() if automatic else []
     pairs = [steps_for(value, timesteps) for value in read] or [(n, s)] * len(faces)
-    factor = dial(float(settings["fidelity"]), 1.5, 1, 0.25)
+    factor = PERTURBATION.at(settings.fidelity)
     turned = [_scaled(n, s, factor, timesteps) for n, s in pairs]
     each_n, each_s = [n for n, _ in turned], [s for _, s in turned]
-    if automatic and settings["diffusion"]:
+    if automatic and settings.diffusion:
         if (n, s) != (N, S):
             context.note(f"n {n} and s {s} were left aside, as PLTrans chose its steps; with steps fixed it takes them")
         heading = "PLTrans read how degraded faces are, from 0 to 1, and chose its steps n and s by it"

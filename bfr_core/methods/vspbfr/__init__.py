@@ -11,12 +11,12 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from ...fidelity import FIDELITY
 from ...networks.stylegan2 import FFHQ_WIDTHS
-from ...registry import Config, Input, Method, Paper, Param, Part
+from ...registry import Config, Input, Method, Paper, Part
 from .diffuser import PAPER_DIFFUSION, PAPER_TACC
 from .model import VSPBFR
-from .restore import restore
+from .restore import ENCODER_CODES, NOISE, TRUNCATION, restore
+from .settings import VspbfrSettings
 
 _COMPACT_WIDTHS = {4: 128, 8: 160, 16: 160, 32: 128, 64: 64, 128: 32, 256: 16}
 
@@ -91,21 +91,6 @@ PARTS = (
 )  # fmt: skip
 """The three published files."""
 
-PARAMS = (
-    Param(
-        "prompts", "diffused",
-        "Style prompts: refined by the code diffuser, or as the style encoder first read them (ablation a)",
-        choices=("diffused", "initial"),
-    ),
-    Param("smart", True, "SMART layers see at four dilations; off: at one, as plain style layers (ablation b)"),
-    Param("modulation", True, "Style codes modulate the restoration; off: only random style and image do (ablation c)"),
-    Param("priors", True, "Features of the facial feature bank join the restoration (ablation d)"),
-    Param("random_style", "seed", "The random style: drawn from the seed, or their mean", choices=("seed", "mean")),
-    Param("mixing", 0.5, "How often a second random style takes over part of the layers", 0.0, 1.0, 0.05),
-    Param("noise", True, "Noise in every layer, drawn from the seed; off: none, smoother skin and hair"),
-    FIDELITY,
-)  # fmt: skip
-
 METHOD = Method(
     id="vspbfr",
     title="VSPBFR",
@@ -124,18 +109,22 @@ METHOD = Method(
         Config("paper", "As printed in the paper, for training", 512, PAPER, colours="method"),
     ),
     build=build,
-    restore=restore,  # type: ignore[arg-type]
+    restore=restore,
     recognise=recognise,
-    params=PARAMS,
+    settings_type=VspbfrSettings,
     inputs=(
         Input("codes", "style_codes", "Style codes to use in place of the diffused ones, such as edited or mixed ones"),
     ),
+    dials=(TRUNCATION, ENCODER_CODES, NOISE),
     parts=PARTS,
-    strangers={
+    foreign_checkpoints={
         "the recogniser Arcface.pth, which only training needs": ("layer3.22.conv1.weight", "fc.weight"),
         "the discriminator, which only training needs": ("encoder_input_convs.0.weight", "final_linear.0.weight"),
         "a StyleGAN2 generator without its style encoder": ("style.1.weight", "input.input"),
     },
+    nodes=(".style",),
+    benches={"vspbfr": f"{__name__}.bench"},
+    commands={"styles": f"{__name__}.command"},
     stages={
         "bank": "vspbfr_bank",
         "encoder": "vspbfr_encoder",

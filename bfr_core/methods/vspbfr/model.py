@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...networks.stylegan2 import Generator
 from .diffuser import RELEASED_DIFFUSION, RELEASED_TACC, TACC, Diffusion, TaccLayout
-from .restoration import PrintedRestorationNet, RestorationNet
+from .restoration_net import PrintedRestorationNet, RestorationNet
 from .style_encoder import StyleEncoder
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from ...errors import SettingsError
-from ...restorer import Restorer
 from ...runtime import Runtime
 from ...seeding import Draws
 from .codes import StyleCodes
 from .model import VSPBFR
 from .restore import check_codes, prompts
+
+if TYPE_CHECKING:
+    from ...restorer import Restorer
 
 
 def style_codes(restorer: Restorer, faces: Tensor, *, seeds: Sequence[int], runtime: Runtime) -> StyleCodes:
@@ -53,7 +55,7 @@ def style_codes(restorer: Restorer, faces: Tensor, *, seeds: Sequence[int], runt
             initial, steps = prompts(ready, degraded, draws)
             return torch.stack([initial, *steps], 1)
 
-        made = restorer.computed(both, runtime, what="codes")
+        made = restorer.run_with_fp32_fallback(both, runtime, what="codes")
         done += len(part)
         return made.cpu()
 
@@ -82,7 +84,7 @@ def preview(restorer: Restorer, codes: Tensor, *, runtime: Runtime) -> Tensor:
 
     def call(part: Tensor) -> Tensor:
         there = part.to(runtime.device)
-        return ((restorer.computed(lambda: bank(there), runtime, what="codes") + 1) / 2).clamp(0, 1).cpu()
+        return ((restorer.run_with_fp32_fallback(lambda: bank(there), runtime, what="codes") + 1) / 2).clamp(0, 1).cpu()
 
     with torch.inference_mode():
         pictures = runtime.run_batched(call, codes)

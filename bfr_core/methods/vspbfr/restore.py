@@ -7,23 +7,26 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from ...dial import Dial
 from ...errors import InputMediaError
-from ...fidelity import dial
 from ...networks.stylegan2 import Noise, full_precision, silent
-from ...registry import Context, Value
+from ...registry import Context
 from ...seeding import Draws
 from .diffuser import diffuse
 from .model import VSPBFR, StyleEncoderDecoder
-from .restoration import DILATIONS, UNDILATED
+from .restoration_net import DILATIONS, UNDILATED
+from .settings import VspbfrSettings
 
-_TRUNCATION = 0.7
-"""At fidelity 0, of the codes around their mean: StyleGAN's usual trade of variety for looks (arXiv:1812.04948)."""
+TRUNCATION = Dial("truncation of the style codes to their mean", 0.7, 1, 1, linear=True)
+"""StyleGAN's usual trade of variety for looks (arXiv:1812.04948)."""
+ENCODER_CODES = Dial("share of the codes first read of the input", 0, 0, 1, linear=True)
+NOISE = Dial("noise in every layer", 1, 1, 0, linear=True)
 
 
 def restore(
     net: VSPBFR,
     faces: Tensor,
-    settings: Mapping[str, Value],
+    settings: VspbfrSettings,
     seeds: Collection[int],
     inputs: Mapping[str, Tensor],
     context: Context,
@@ -35,29 +38,29 @@ def restore(
     """
     draws = Draws(tuple(seeds), faces.device)
     degraded = faces * 2 - 1
-    fidelity = float(settings["fidelity"])
+    fidelity = settings.fidelity
     # (a) Visual style prompts.
     if "codes" in inputs:
         codes = inputs["codes"]
         check_codes(net, codes)
     else:
         codes = initial = net.encode(degraded).float()
-        if settings["prompts"] == "diffused":  # else ablation (a)
+        if settings.prompts == "diffused":  # else ablation (a)
             codes = denoised(net, codes, draws)[-1]
         if fidelity > 0.5:
-            codes = torch.lerp(codes, initial, dial(fidelity, 0, 0, 1, linear=True))
+            codes = torch.lerp(codes, initial, ENCODER_CODES.at(fidelity))
         elif fidelity < 0.5:
             mean = net.latent_avg.to(codes)
-            codes = mean + dial(fidelity, _TRUNCATION, 1, 1, linear=True) * (codes - mean)
+            codes = mean + TRUNCATION.at(fidelity) * (codes - mean)
     # (b) Facial feature bank, as far as the auto-encoder reads it.
-    loudness = dial(fidelity, 1, 1, 0, linear=True)
-    noise = injected(draws, loudness) if settings["noise"] and loudness else silent
-    features = net.decoder.features(codes, noise, largest=net.restorer.side) if settings["priors"] else None
+    loudness = NOISE.at(fidelity)
+    noise = injected(draws, loudness) if settings.noise and loudness else silent
+    features = net.decoder.features(codes, noise, largest=net.restorer.side) if settings.priors else None
     # (c) Restoration auto-encoder.
-    if not settings["modulation"]:
+    if not settings.modulation:
         codes = torch.zeros_like(codes)  # ablation (c): the prompt keeps z_hat and c only
-    dilations = DILATIONS if settings["smart"] else UNDILATED  # ablation (b)
-    styles = random_styles(net, draws, mean=settings["random_style"] == "mean", mixing=float(settings["mixing"]))
+    dilations = DILATIONS if settings.smart else UNDILATED  # ablation (b)
+    styles = random_styles(net, draws, mean=settings.random_style == "mean", mixing=settings.mixing)
     restored = net.restorer(degraded, codes, styles, features, noise, dilations)
     return (restored + 1) / 2
 

@@ -270,7 +270,7 @@ def _stranger(method: Method, loaded: Mapping[Any, Any]) -> str:
                 )
     inside = [_tensors(loaded), *(_tensors(value) for value in loaded.values() if isinstance(value, Mapping))]
     states = [strip_prefix(state) for state in inside]
-    for title, keys in method.strangers.items():
+    for title, keys in method.foreign_checkpoints.items():
         if keys and any(all(key in state for key in keys) for state in states):
             return title
     named = next((named for state in states if (named := identify(state.keys()))), None)

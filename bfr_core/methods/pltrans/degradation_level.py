@@ -29,7 +29,7 @@ STOP = S / N
 """s as a share of n."""
 
 
-def strength(faces: Tensor) -> Tensor:
+def degradation_level(faces: Tensor) -> Tensor:
     """Return how degraded faces are, (B,) in [0, 1]: 0 as sharp as a good portrait, 1 shrunk 32-fold or worse.
 
     A face has about as much energy in each octave of detail, falling slowly; shrinking takes the fine ones. What counts

@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..methods.vspbfr import METHOD
-from ..methods.vspbfr.diffuser import diffuse
-from ..methods.vspbfr.model import VSPBFR
-from ..methods.vspbfr.restore import injected, random_styles
-from ..networks.irse import STAGES
-from ..registry import Config
-from ..restoration.faces import FaceBatch, restore_crops
-from ..restorer import Restorer
-from ..runtime import Runtime
-from ..seeding import Draws
-from . import vspbfr_published as published
-from .memory import kilobytes
+from ...bench.memory import kilobytes
+from ...networks.irse import STAGES
+from ...registry import Config
+from ...restoration.faces import FaceBatch, restore_crops
+from ...restorer import Restorer
+from ...runtime import Runtime
+from ...seeding import Draws
+from . import METHOD
+from . import published_layout as published
+from .diffuser import diffuse
+from .model import VSPBFR
+from .restore import injected, random_styles
 
 _ROUNDS = 3
 _BATCHES = (1, 4, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,13 +12,23 @@ from hypothesis import strategies as st
 from tiny_vspbfr import TINY, tiny_restorer
 from torch.nn import functional as F
 
-from bfr_core.fidelity import FIDELITY, dial
+from bfr_core.dial import Dial, fidelity_param
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.registry import methods
 from bfr_core.restorer import Restorer, load_restorer
 from bfr_core.runtime import Runtime
+from bfr_core.settings import declared_params
 
 values = st.floats(1e-3, 1e3)
+
+
+def dial(fidelity: float, perception: float, published: float, faithful: float, *, linear: bool = False) -> float:
+    return Dial("a quantity", perception, published, faithful, linear).at(fidelity)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    fidelity: float = fidelity_param()
 
 
 @given(low=values, middle=values, high=values)
@@ -51,9 +62,10 @@ def test_quantities_may_fade_to_nothing():
 
 def test_every_method_has_the_dial_at_the_published_place():
     for method in methods().values():
-        assert FIDELITY in method.params, method.id
+        assert declared_params(Dialled)[0] in method.params, method.id
+        assert method.dials and len({each.quantity for each in method.dials}) == len(method.dials), method.id
         for config in method.configs:
-            assert method.settings({}, config)["fidelity"] == 0.5, f"{method.id}/{config.name} is not as published"
+            assert method.settings({}, config).fidelity == 0.5, f"{method.id}/{config.name} is not as published"
 
 
 @pytest.fixture(scope="module")

@@ -14,20 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..degrade.chain import degrade, draw, fixed
-from ..degrade.presets import get_preset
-from ..faces.identity import RecognizerNet, load_recognizer
-from ..media.pictures import Picture, read_picture, to_float, write_picture
-from ..media.sheets import caption, row, stack, to_bytes
-from ..methods.pltrans.model import PLTrans
-from ..methods.pltrans.restore import encoded
-from ..methods.pltrans.strength import STOP, strength
-from ..registry import Context, Value
-from ..restoration.faces import FaceBatch, restore_crops
-from ..restorer import Restorer
-from ..runtime import Runtime
-from ..seeding import Draws
-from .diffusion import Faces, prepared
+from ...bench.diffusion import Faces, prepared
+from ...degrade.chain import degrade, draw, fixed
+from ...degrade.presets import get_preset
+from ...faces.identity import RecognizerNet, load_recognizer
+from ...media.pictures import Picture, read_picture, to_float, write_picture
+from ...media.sheets import caption, row, stack, to_bytes
+from ...registry import Context
+from ...restoration.faces import FaceBatch, restore_crops
+from ...restorer import Restorer
+from ...runtime import Runtime
+from ...seeding import Draws
+from ...settings import Value
+from .degradation_level import STOP, degradation_level
+from .model import PLTrans
+from .restore import encoded
 
 _SETS = ("pd512", "free512", "cc0gen512")
 _EACH = 4
@@ -102,7 +103,7 @@ def cost(restorer: Restorer, say: Callable[[str], None], *, rounds: int = 5) -> 
 
         def regularise() -> Tensor:
             u = net.regulariser.encode(q)
-            arguments = (400, 220, int(chosen["transitions"]), int(chosen["levels"]), Draws([0]))
+            arguments = (400, 220, chosen.transitions, chosen.levels, Draws([0]))
             return net.regulariser.decode(net.regulariser.regularise(u, *arguments))
 
         ways: dict[str, Callable[[], Any]] = {
@@ -124,7 +125,7 @@ def cost(restorer: Restorer, say: Callable[[str], None], *, rounds: int = 5) -> 
         "parameters": own,
         "seconds": round(each["whole"], 3),
         "regulariser_share": round(each["regulariser"] / each["whole"], 3),
-        "evaluations": int(chosen["transitions"]) + 1,
+        "evaluations": chosen.transitions + 1,
         "nearest_by_matmul_ms": round(1e3 * each["matmul"], 2),
         "nearest_by_brute_force_ms": round(1e3 * slowly, 2),
     }
@@ -229,7 +230,7 @@ def robustness(restorer: Restorer, faces: Degraded, say: Callable[[str], None]) 
         figures[name] = {
             side: {"distance": round(apart(q, clean) / unit, 3), "told_apart": round(told_apart(clean, q), 3)}
             for side, q in sides.items()
-        } | {"strength": round(strength(low).mean().item(), 3)}
+        } | {"strength": round(degradation_level(low).mean().item(), 3)}
         said = ", ".join(
             f"{side} {figures[name][side]['distance']:.3f} ({100 * figures[name][side]['told_apart']:.0f} %)"
             for side in sides

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..networks.stylegan2 import Noise
+from ...networks.stylegan2 import Noise
 
 _RATES = (1, 2, 4, 8)
 _UNITS = (3, 4, 14, 3)

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from bfr_core.degrade.chain import degrade, fixed
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.media.sheets import to_bytes
-from bfr_core.methods.pltrans.strength import LEAST, MOST, STOP, steps_for, strength
+from bfr_core.methods.pltrans.degradation_level import LEAST, MOST, STOP, degradation_level, steps_for
 
 FACTORS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -32,7 +32,7 @@ def test_it_rises_with_the_factor_through_noise_and_jpeg(clean, noise, quality):
     read = np.array(
         [
             [
-                strength(tensor(degrade(face, fixed(factor, noise_sigma=noise, jpeg_quality=quality)))).item()
+                degradation_level(tensor(degrade(face, fixed(factor, noise_sigma=noise, jpeg_quality=quality)))).item()
                 for factor in FACTORS
             ]
             for face in clean
@@ -50,7 +50,7 @@ def test_of_blur_alone_it_agrees_with_another_measure(clean):
     cv2 = pytest.importorskip("cv2")
     face = clean[0]
     blurred = [face, *(cv2.GaussianBlur(face, (0, 0), sigma) for sigma in (1, 2, 4, 8))]
-    ours = [strength(tensor(picture)).item() for picture in blurred]
+    ours = [degradation_level(tensor(picture)).item() for picture in blurred]
     theirs = [measure.blur_effect(picture, channel_axis=2) for picture in blurred]
     assert np.array_equal(np.argsort(ours), np.argsort(theirs))
 
@@ -58,13 +58,13 @@ def test_of_blur_alone_it_agrees_with_another_measure(clean):
 def test_faces_are_read_one_by_one_at_any_size_and_brightness():
     pictures = torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     pictures[1] = torch.nn.functional.interpolate(pictures[1:2, :, ::16, ::16], (128, 128), mode="bilinear")[0]
-    read = strength(pictures)
+    read = degradation_level(pictures)
     assert read.shape == (3,) and read[1] > read[0]
-    torch.testing.assert_close(torch.cat([strength(picture[None]) for picture in pictures]), read)
-    torch.testing.assert_close(strength(pictures * 0.5 + 0.25), read, atol=0.01, rtol=0)
-    assert strength(torch.full((1, 3, 64, 64), 0.5)).isfinite().all(), "a picture of nothing"
+    torch.testing.assert_close(torch.cat([degradation_level(picture[None]) for picture in pictures]), read)
+    torch.testing.assert_close(degradation_level(pictures * 0.5 + 0.25), read, atol=0.01, rtol=0)
+    assert degradation_level(torch.full((1, 3, 64, 64), 0.5)).isfinite().all(), "a picture of nothing"
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(strength(pictures), read)
+        assert torch.equal(degradation_level(pictures), read)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.sampled_from([10, 100, 1000]))

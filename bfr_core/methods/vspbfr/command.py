@@ -7,14 +7,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputMediaError, OutputMediaError, SettingsError
-from ._output import show
+from ...cli._output import show
+from ...errors import InputMediaError, OutputMediaError, SettingsError
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-_METHOD = "vspbfr"
 _SIDE = 256
 """Side of each picture on the sheet."""
 
@@ -42,14 +41,15 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
 
 
 def _styles(args: argparse.Namespace) -> int:
-    from ..media.atomic import require_writable
-    from ..media.pictures import FORMATS, Picture, read_picture, to_float, write_picture
-    from ..media.tensors import SUFFIX
-    from ..methods.vspbfr.codes import save_codes
-    from ..methods.vspbfr.prompts import preview, style_codes
-    from ..restoration.options import RestoreOptions
-    from ..restorer import face_seed, load_restorer
-    from ..runtime import Runtime, pick_device
+    from ...media.atomic import require_writable
+    from ...media.pictures import FORMATS, Picture, read_picture, to_float, write_picture
+    from ...media.tensors import SUFFIX
+    from ...restoration.options import RestoreOptions
+    from ...restorer import face_seed, load_restorer
+    from ...runtime import Runtime, pick_device
+    from . import METHOD
+    from .codes import save_codes
+    from .prompts import preview, style_codes
 
     # Everything that can fail at once fails before the network runs.
     for target, suffixes in ((args.out, (SUFFIX,)), (args.preview, FORMATS)):
@@ -59,7 +59,7 @@ def _styles(args: argparse.Namespace) -> int:
     options = RestoreOptions(max_faces=args.max_faces)
     options.check()
     runtime = Runtime(device=pick_device(args.device))
-    restorer = load_restorer(_METHOD, args.config, weights=args.weights)
+    restorer = load_restorer(METHOD.id, args.config, weights=args.weights)
     frame = to_float(read_picture(args.input)).clamp(0, 1)
     faces = _faces(frame, restorer.size, options, runtime, args)
     seeds = [face_seed(args.seed, 0, index) for index in range(len(faces))]
@@ -94,9 +94,9 @@ def _faces(frame: Tensor, size: int, options: Any, runtime: Any, args: argparse.
     """Return the aligned faces of a picture, (B, 3, size, size), chosen and ordered as for restoring."""
     import torch
 
-    from ..faces.align import align_faces, whole_crop
-    from ..faces.detect import load_detector
-    from ..faces.select import select_faces
+    from ...faces.align import align_faces, whole_crop
+    from ...faces.detect import load_detector
+    from ...faces.select import select_faces
 
     if args.aligned:
         return whole_crop(frame, size).image[None]
@@ -114,7 +114,7 @@ def _faces(frame: Tensor, size: int, options: Any, runtime: Any, args: argparse.
 
 def _sheet(faces: Tensor, steps: Tensor) -> np.ndarray:
     """Return a row for each face: the face, then the pictures of w^T ... w^0 (paper Fig. 7)."""
-    from ..media.sheets import row, stack, to_bytes
+    from ...media.sheets import row, stack, to_bytes
 
     return stack(
         [row([to_bytes(face), *map(to_bytes, shown)], _SIDE) for face, shown in zip(faces, steps, strict=True)]
