@@ -20,7 +20,7 @@ from ..metrics.lpips import Lpips
 from ..metrics.niqe import Niqe
 from ..metrics.temporal import Motion
 from ..models.loader import load
-from ..models.roles import ExpressionClassifier, FaceDetector, FaceLandmarker
+from ..models.roles import ROLES, ExpressionClassifier, FaceDetector, FaceLandmarker
 
 FEATURES = {
     "features_restored": "give --features-restored FILE, the Inception features of the restored faces, a row each",
@@ -62,7 +62,7 @@ class Tools:
             if not path.is_file():
                 raise WeightsError(
                     f"Cannot find {path}",
-                    found=f"no such file, which was given for {key.replace('_', ' ')}",
+                    found=f"no such file, which was given for {_called(key)}",
                     kept="Nothing was measured",
                     todo="Check the name, or leave the option out",
                 )
@@ -80,7 +80,7 @@ class Tools:
         found = self._find(key)
         if found is None:
             raise WeightsError(
-                f"Cannot measure without the file of {key}",
+                f"Cannot measure without the file of {_called(key)}",
                 found=f"found none in {self.folder}" if self.folder else "no folder of metric weights was named",
                 kept="Nothing was measured",
                 todo=self._todo(key),
@@ -151,6 +151,10 @@ class Tools:
         if side not in self._features:
             self._features[side] = load_features(self.file(f"features_{side}"))
         return self._features[side]
+
+
+def _called(key: str) -> str:
+    return ROLES[key].title if key in ROLES else key.replace("_", " ")
 
 
 class Picture:
