@@ -4,4 +4,4 @@ The package knows tensors, files and models; it never imports ComfyUI. Importing
 networks load when something first needs them.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

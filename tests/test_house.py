@@ -130,22 +130,3 @@ def test_every_fault_we_promise_to_survive_has_a_test():
     names = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").glob("test_*.py"))
     rows = [*range(1, 57), *range(58, 63)]
     assert [row for row in rows if f"def test_row{row:02d}_" not in names] == []
-
-
-def test_the_readme_says_what_is_declared():
-    from bfr_core.metrics.files import files
-    from bfr_core.registry import methods
-
-    readme = (ROOT / "README.md").read_text("utf-8")
-    for file in files().values():
-        assert f"| {file.metric} | {', '.join(f'`{name}`' for name in file.names)} |" in readme
-    for method in methods().values():
-        papers = "; ".join(f"{paper.title} {paper.section}" for paper in method.papers)
-        configs = ", ".join(
-            f"`{config.name}` ({'embedded weights' if config.embedded else 'bring your weights'})"
-            for config in method.configs
-        )
-        assert f"| `{method.id}` | {method.title} | {papers} | {configs} |" in readme
-        for dial in method.dials:
-            values = " | ".join(f"{value:g}" for value in (dial.perception, dial.published, dial.faithful))
-            assert f"| `{method.id}` | {dial.quantity} | {values} |" in readme

@@ -253,7 +253,7 @@ def test_nodes_know_a_sixth_method(folder: Path, tmp_path: Path) -> None:
         assert "the half mask of Sixth Sense" in schemas["BFR_GuidanceMask"].description
         assert "CLR-Face and Sixth Sense, in every node" in schemas["BFR_IdentityGuide"].description
         widgets = [item.id for item in schemas["BFR_Restore_sixth"].inputs]
-        assert widgets == ["faces", "seed", "fidelity", "guidance", "scale", "restorer", "mask"]
+        assert widgets == ["faces", "seed", "fidelity", "guidance", "scale", "restorer", "mask", "crops", "colours"]
 
         (host.models / "facerestore_models").mkdir()
         method = pack.module("bfr_core.registry").get_method("sixth")
@@ -268,7 +268,7 @@ def test_nodes_know_a_sixth_method(folder: Path, tmp_path: Path) -> None:
         steered, _ = execute(nodes["BFR_Restore_sixth"], faces=faces, restorer=bound, mask=mask)
         moved = (steered - plain).abs().amax((0, 1, 3))
         assert moved[:24].max() > 1e-3, "steered inside the mask"
-        (image,) = execute(nodes["BFR_RestoreImage_sixth"], image=faces, restorer=restorer)
+        image, _ = execute(nodes["BFR_RestoreImage_sixth"], image=faces, restorer=restorer)
         assert image.shape == faces.shape and not torch.equal(image, faces)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..faces.align import FFHQ_TEMPLATE
+from ..registry import default_method
 from ..restoration.photo import restore_photos
 from ..restorer import load_restorer
 from ..runtime import Runtime
@@ -39,7 +40,7 @@ class _Counted:
 
 def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None = None) -> dict[str, Any]:
     """Restore sixteen frames with one face each, a face at a time and eight at a time, in turns."""
-    restorer = load_restorer("irn")
+    restorer = load_restorer(default_method().id)
     frames = torch.rand(_FRAMES, 3, 360, 640, generator=torch.Generator().manual_seed(0))
     points = (FFHQ_TEMPLATE - 256) * 0.4 + np.array([320, 180])
     found = [[Face((220.0, 80.0, 420.0, 280.0), points, 1.0)]] * _FRAMES

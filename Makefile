@@ -1,0 +1,53 @@
+# Tasks of the project; `make` lists them. Another environment: make test VENV=path/to/venv
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+DATA ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format types check host release bench demo wheel tables
+
+help: ## list the tasks
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(BIN)/python ## make the virtual environment with every tool
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -e ".[dev]"
+
+test: setup ## the tests; one file: make test ARGS="-n 0 tests/test_align.py"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff, and whether the code is formatted
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup ## pyright
+	$(BIN)/pyright
+
+check: lint types test ## what must pass before a commit is handed in
+
+host: setup ## tests in a real ComfyUI, named by COMFYUI_PATH and COMFYUI_PYTHON
+	@test -n "$(COMFYUI_PATH)" || { echo "COMFYUI_PATH names no ComfyUI checkout"; exit 1; }
+	COMFYUI_PATH="$(COMFYUI_PATH)" $(BIN)/python -m pytest -n 0 -m host $(ARGS)
+
+release: setup ## the long tests, before a release
+	$(BIN)/python -m pytest -n 0 -m release $(ARGS)
+
+bench: setup ## what is promised beside what is measured; parts: ARGS=restorer, pictures: DATA=folder
+	$(BIN)/bfr bench $(ARGS) $(if $(DATA),--data $(DATA))
+
+demo: setup ## degrade a portrait, restore it, write demo.png
+	$(BIN)/bfr demo -o demo.png
+
+wheel: setup ## build the wheel into dist/
+	rm -rf build
+	$(BIN)/pip wheel --no-deps --no-build-isolation -w dist .
+
+tables: setup ## write the generated tables of the documentation anew
+	PYTHONPATH=. $(BIN)/python tests/test_docs.py
