@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from video_media import add_cover, blank, frame_of, number, picture, planes, vfr, write_clip
+from video_media import add_cover, blank, frame_of, number, picture, planes, side_data, vfr, write_clip
 
 from bfr_core.errors import InputMediaError, OutputMediaError, SettingsError
 from bfr_core.media.outputs import plan_outputs
+from bfr_core.media.pyav import has_chapters
 from bfr_core.video import join as join_module
 from bfr_core.video.encode import EncodeSettings, Encoding, choose_encoding, trial
 from bfr_core.video.join import join
 from bfr_core.video.probe import probe
 from bfr_core.video.reader import Reader
 from bfr_core.video.segments import SegmentWriter
-from bfr_core.video.streams import has_chapters, plan_streams
+from bfr_core.video.streams import plan_streams
 from bfr_core.video.types import VideoInfo
 
 LOSSLESS = EncodeSettings(codec="ffv1")
@@ -223,7 +224,7 @@ def test_row29_hdr_keeps_its_colours_and_its_light(tmp_path, suffix):
         before, after = (next(container.decode(video=0)) for container in (was, now))
         context = now.streams.video[0].codec_context
         assert (context.color_primaries, context.color_trc, context.colorspace, context.color_range) == (9, 16, 9, 1)
-        sides = [{d.type.name: bytes(d) for d in frame.side_data} for frame in (before, after)]
+        sides = [dict(side_data(frame)) for frame in (before, after)]
         for name in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"):
             assert sides[0][name] == sides[1][name]
         if suffix != ".mkv":
@@ -437,6 +438,14 @@ def test_row21_a_cover_is_kept_or_refused(tmp_path):
             assert stream.disposition & av.stream.Disposition.attached_pic
             assert next(bytes(p) for p in container.demux(stream) if p.size) == jpeg
         assert_sound(source, tmp_path / f"out{suffix}", within=5.1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_titles_that_are_no_utf8_are_copied_byte_for_byte(tmp_path, suffix):
+    source = write_clip(tmp_path / f"in{suffix}", 4, metadata={"title": "TITLE"})
+    source.write_bytes(source.read_bytes().replace(b"TITLE", b"caf\xe9s"))
+    report, *_ = render(source, tmp_path / f"out{suffix}")
+    assert b"caf\xe9s" in (tmp_path / f"out{suffix}").read_bytes() and report["notes"] == []
 
 
 @needs_16

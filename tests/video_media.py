@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def planes(frame: Any) -> list[np.ndarray]:
         samples = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height]
         rows = samples[:, : plane.width * (2 if deep else 1)]
         found.append(np.ascontiguousarray(rows).view("<u2" if deep else np.uint8).copy())
+    return found
+
+
+def side_data(frame: Any) -> list[tuple[str, bytes]]:
+    """The side data of a frame in its order; by index, which means the same to every version of PyAV."""
+    found = []
+    with suppress(IndexError):  # `len` counts types, of which one may be there twice
+        for index in count():
+            item = frame.side_data[index]
+            found.append((item.type.name, bytes(item)))
     return found
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..faces.detect import load_detector
 from ..media.atomic import publish
 from ..media.pictures import read_picture, to_float
+from ..media.pyav import open_output
 from ..media.sheets import to_bytes
 from ..registry import default_method
 from ..restorer import load_restorer
@@ -22,6 +23,7 @@ from ..video.choose import Choice
 from ..video.encode import add_video
 from ..video.job import FilmJob
 from ..video.plan import Crew, FilmOptions, Plan, plan_film
+from ..video.probe import open_clip
 from .memory import peak_bytes, reset_peak
 from .video_flicker import measure as flicker
 
@@ -101,10 +103,7 @@ def _speed(place: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
 def plain(plan: Plan, target: Path) -> None:
     """Decode and encode with the job's settings and nothing else."""
-    import av
-
-    source = av.open(str(plan.info.path))
-    with source, publish(target) as file, av.open(file, mode="w", format="mp4") as out:
+    with open_clip(plan.info.path) as source, publish(target) as file, open_output(file, format="mp4") as out:
         video: Any = source.streams.video[0]
         video.thread_type = "AUTO"
         stream = add_video(out, plan.encoding, plan.info)
@@ -122,7 +121,7 @@ def make_clip(path: Path, seconds: float, face: np.ndarray | None) -> None:
     rng = np.random.default_rng(0)
     texture = _texture(rng, height + 64, width + 64)
     small = None if face is None else _shrunk(face, 200)
-    with publish(path) as file, av.open(file, mode="w", format="mp4") as out:
+    with publish(path) as file, open_output(file, format="mp4") as out:
         stream: Any = out.add_stream("libx264", rate=_RATE, options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(round(seconds * _RATE)):

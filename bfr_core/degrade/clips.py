@@ -18,6 +18,7 @@ from ..errors import BfrError, InputMediaError, OutputMediaError
 from ..media.atomic import make_folder, publish, require_writable
 from ..media.clips import OPEN_OPTIONS
 from ..media.outputs import Job
+from ..media.pyav import open_input, open_output, rational
 from .codec import ACCURATE
 from .video import ClipParams, FrameRecord, degrade_frames
 
@@ -93,10 +94,11 @@ def degrade_clip(source: Path, target: Path, params: ClipParams) -> dict[str, An
         InputMediaError: the clip cannot be read, has no pictures, no time stamps, is stored rotated, or changes size.
         OutputMediaError: the result cannot be written.
     """
-    import av
+    import av.codec.codec
+    import av.error
 
     try:
-        container: Any = av.open(str(source), options=dict(OPEN_OPTIONS))
+        container = open_input(str(source), options=OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(
             source, f"FFmpeg refused it: {error}", "Get a whole copy of the clip, as MP4 or MKV"
@@ -110,7 +112,7 @@ def degrade_clip(source: Path, target: Path, params: ClipParams) -> dict[str, An
             ticks = str(container.streams.video[0].time_base.denominator)
             kind = CLIPS[target.suffix.lower()]
             options = {} if kind == "matroska" else {"movie_timescale": ticks}
-            output = av.open(file, mode="w", format=kind, container_options=options)
+            output = open_output(file, format=kind, options=options)
             return _Clip(source, target, container, output).run(params)
         except (av.error.FFmpegError, av.codec.codec.UnknownCodecError) as error:
             raise _unwritable(target, error) from error
@@ -141,15 +143,16 @@ class _Clip:
         self.source, self.target, self.container, self.output = source, target, container, output
         self.video = container.streams.video[0]
         context = self.video.codec_context
-        rate = self.video.average_rate or Fraction(25)
+        rate = rational(self.video.average_rate) or Fraction(25)
+        self.time_base = Fraction(self.video.time_base)
         self.written: Any = self.output.add_stream("libx264", rate=rate, options=_QUALITY)
         self.written.width, self.written.height = context.width, context.height
         even = context.width % 2 == 0 and context.height % 2 == 0
         self.written.pix_fmt = "yuv420p" if even else "yuv444p"
         self.written.codec_context.thread_count = 1
-        self.written.time_base = self.written.codec_context.time_base = self.video.time_base
-        if context.sample_aspect_ratio:
-            self.written.codec_context.sample_aspect_ratio = context.sample_aspect_ratio
+        self.written.time_base = self.written.codec_context.time_base = self.time_base
+        if aspect := rational(context.sample_aspect_ratio):
+            self.written.codec_context.sample_aspect_ratio = aspect
         # The matrix of the input, so that colours come back as they were; swscale's own default is BT.601.
         self.matrix = 1 if context.colorspace == 1 else 5
         self.written.codec_context.colorspace = context.colorspace
@@ -194,7 +197,7 @@ class _Clip:
 
     def _frames(self) -> Iterator[tuple[float, np.ndarray]]:
         """Yield time and RGB of every frame, and pass the sound on as it comes."""
-        import av
+        import av.error
 
         try:
             for packet in self.container.demux(self.video, *(self.container.streams[index] for index in self.sound)):
@@ -208,7 +211,7 @@ class _Clip:
             raise _unreadable(self.source, found, "Get a whole copy of the clip") from error
 
     def _copy(self, packet: Any) -> None:
-        import av
+        import av.error
 
         if packet.dts is None:  # the end of the stream
             return
@@ -226,7 +229,7 @@ class _Clip:
             raise _unreadable(self.source, found, "Save it upright first")
         self.read += 1
         self.stamps.append(frame.pts)
-        self.last_s = float(frame.pts * self.video.time_base)
+        self.last_s = float(frame.pts * self.time_base)
         return self.last_s, frame.to_ndarray(format="rgb24", interpolation=ACCURATE)
 
     def _write(self, image: np.ndarray, record: FrameRecord) -> None:
@@ -239,5 +242,5 @@ class _Clip:
         frame = picture.reformat(
             format=self.written.pix_fmt, dst_colorspace=self.matrix, dst_color_range=1, interpolation=ACCURATE
         )
-        frame.pts, frame.time_base = self.stamps[0], self.video.time_base
+        frame.pts, frame.time_base = self.stamps[0], self.time_base
         self.output.mux(self.written.encode(frame))

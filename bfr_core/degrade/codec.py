@@ -34,7 +34,7 @@ class Recoder:
     """
 
     def __init__(self, codec: str, quality: int, width: int, height: int) -> None:
-        import av
+        import av.error
 
         self._av, self._size, self._count = av, (height, width), 0
         # 4:2:0 needs even sides; the border that is added repeats the edge and is cut off again.

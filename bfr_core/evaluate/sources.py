@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..errors import InputMediaError, SettingsError
 from ..media.pictures import FORMATS, read_picture, to_float
+from ..media.pyav import open_input, rational
 
 SIDES = ("restored", "input", "truth")
 """What is compared. A mapping by side leaves `input` out where there is none."""
@@ -215,15 +216,15 @@ class _Clip:
             ) from error
         self.path, self._errors = path, (av.FFmpegError, OSError)
         try:
-            self._file = av.open(str(path))
+            self._file = open_input(str(path))
             self._stream = self._file.streams.video[0]
         except (*self._errors, IndexError) as error:
             raise _refuse(f"Cannot open {path}", f"no clip that can be decoded: {error}", "Check the file") from error
         self._stream.thread_type = "AUTO"
-        rate = self._stream.average_rate
+        rate = rational(self._stream.average_rate)
         self.interval = 1.0 / float(rate) if rate else 0.04
         self.count = self._stream.frames
-        self._start = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
+        self._start = float((self._stream.start_time or 0) * (rational(self._stream.time_base) or 0))
         self._frames = self._file.decode(self._stream)
         self._read = 0
         self._waiting: tuple[float, Tensor] | None = None

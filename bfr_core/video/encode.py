@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import OutputMediaError, SettingsError
 from ..media.outputs import CONTAINERS
+from ..media.pyav import open_output, side_data
 from .probe import first_frame, open_clip
 from .types import VideoInfo
 
@@ -196,7 +197,7 @@ def _losses(have: _Traits, get: _Traits) -> list[tuple[int, str]]:
 
 def _choose_format(info: VideoInfo, encoder: str, asked: str, notes: list[str]) -> str:
     """Return the pixel format that loses least of the clip's and adds least to it."""
-    import av
+    import av.codec
 
     source = info.pix_fmt
     offered = [shape.name for shape in av.codec.Codec(encoder, "w").video_formats or ()]
@@ -268,7 +269,7 @@ def mastering(info: VideoInfo) -> str:
     """
     with open_clip(info.path) as container:
         frame = first_frame(info.path, container, container.streams[info.video])
-        sides = {data.type.name: bytes(data) for data in frame.side_data}
+        sides = side_data(frame)
     parts: list[str] = []
     display, light = sides.get("MASTERING_DISPLAY_METADATA"), sides.get("CONTENT_LIGHT_LEVEL")
     if display and len(display) >= 88:
@@ -327,7 +328,7 @@ def trial(encoding: Encoding, info: VideoInfo) -> None:
     Raises:
         OutputMediaError: the encoder refuses; the message has FFmpeg's last line.
     """
-    import av
+    import av.error
 
     for container in dict.fromkeys((encoding.segment_container, encoding.container)):
         with _heard() as lines:
@@ -346,7 +347,7 @@ def trial(encoding: Encoding, info: VideoInfo) -> None:
 @contextmanager
 def _heard() -> Iterator[list[Any]]:
     """Give a list that takes FFmpeg's lines about errors as (level, who, text); PyAV drops them otherwise."""
-    import av
+    import av.logging
 
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
@@ -360,7 +361,7 @@ def _heard() -> Iterator[list[Any]]:
 def _encode_two(encoding: Encoding, info: VideoInfo, container: str) -> None:
     import av
 
-    output: Any = av.open(io.BytesIO(), mode="w", format=container)
+    output = open_output(io.BytesIO(), format=container)
     try:
         stream = add_video(output, encoding, info)
         for count in range(2):

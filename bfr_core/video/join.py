@@ -14,11 +14,12 @@ import numpy as np
 
 from ..errors import OutputMediaError
 from ..media.atomic import publish
+from ..media.pyav import chapters, disposition, has_chapters, open_input, open_output, rational, set_disposition
 from .encode import Encoding, add_video
 from .matroska import ROOM, set_shape
 from .probe import is_cover, open_clip, unreadable
 from .segments import Segment
-from .streams import KEEP_STAMPS, PLAIN_KEYS, copy_stream, has_chapters, is_attached, lasts, of_the_clip
+from .streams import KEEP_STAMPS, PLAIN_KEYS, copy_stream, is_attached, lasts, of_the_clip
 from .types import Hear, VideoInfo, unheard
 from .verify import Copied, Written, verify
 
@@ -91,7 +92,8 @@ def join(
 
 
 def _ffmpeg_errors() -> tuple[type[Exception], ...]:
-    import av
+    import av.codec.codec
+    import av.error
 
     return (av.error.FFmpegError, av.codec.codec.UnknownCodecError, OverflowError)
 
@@ -175,7 +177,7 @@ class _Film:
             return dict(KEEP_STAMPS)
         # Starts of tracks are kept in movie ticks: where the tracks have a common one, exactly.
         ticks = self.info.time_base.denominator
-        bases = [source.streams[index].time_base for index in kept]
+        bases = [rational(source.streams[index].time_base) for index in kept]
         shared = math.lcm(ticks, *(base.denominator for base in bases if base))
         options = {
             "video_track_timescale": str(ticks),
@@ -187,14 +189,12 @@ class _Film:
 
     def write(self, file: Any, target: Path, kept: Sequence[int]) -> None:
         """Write the whole film to an open file."""
-        import av
-
         output: Any = None
         try:
             with open_clip(self.info.path) as source:
                 container = self.encoding.container
                 options = self._options(source, kept)
-                output = av.open(file, mode="w", format=container, container_options=options)
+                output = open_output(file, format=container, options=options)
                 self._fill(source, output, kept)
                 output.close()
                 self._shape(file, target)
@@ -229,8 +229,7 @@ class _Film:
                 video.metadata.update({key: value for key, value in stream.metadata.items() if lasts(key)})
                 if self._needs_shape:
                     video.metadata["title"] = video.metadata.get("title", "") + ROOM
-                with suppress(AttributeError):  # before PyAV 14.1
-                    video.disposition = int(stream.disposition)
+                set_disposition(video, disposition(stream))
                 self.video = video.index
             elif stream.index in kept:
                 made[stream.index] = copy_stream(output, stream, self.info.path)
@@ -241,7 +240,7 @@ class _Film:
         for index, stream in made.items():
             was = source.streams[index]
             if not is_attached(was, self.encoding.container):
-                self.copied[index] = Copied(index, stream.index, was.time_base, _is_cover(was))
+                self.copied[index] = Copied(index, stream.index, Fraction(was.time_base), _is_cover(was))
         pictures = self._pictures(video)
         waiting = next(pictures)
         for count, packet in enumerate(self._source_packets(source)):
@@ -280,7 +279,7 @@ class _Film:
         return max(1, round(1 / ((self.info.rate or 25) * self.info.time_base)))
 
     def _source_packets(self, source: Any) -> Iterator[Any]:
-        import av
+        import av.error
 
         streams = [source.streams[self.info.video], *(source.streams[index] for index in self.copied)]
         try:
@@ -317,7 +316,7 @@ class _Film:
 
     def _in_window(self, packet: Any, kind: str, copied: Copied) -> bool:
         """Tell whether a packet belongs to the part that is cut out, and cut subtitles that begin before it."""
-        base = packet.time_base
+        base = Fraction(packet.time_base)
         start = int(self.pts[0]) * self.info.time_base
         end = (int(self.pts[-1]) + (self.last or self._usual())) * self.info.time_base
         stamp = packet.pts if packet.pts is not None else packet.dts
@@ -343,16 +342,12 @@ class _Film:
 
     def _pictures(self, stream: Any) -> Iterator[tuple[Any, bool]]:
         """Yield the packets of all segments with the stamps of the film, and whether another follows."""
-        import av
-
         made = stream.codec_context.extradata
         index, total = 0, len(self.pts)
         for segment in self.segments:
             # The header says all there is to know; by default the first frames are decoded as well, to guess at more.
-            opened: Any = av.open(
-                str(segment.path), format=self.encoding.segment_container, options={"probesize": "32"}
-            )
-            with opened:
+            container, options = self.encoding.segment_container, {"probesize": "32"}
+            with open_input(str(segment.path), format=container, options=options) as opened:
                 video = opened.streams.video[0]
                 if (video.codec_context.extradata or b"") != (made or b"") and self.encoding.codec != "prores_ks":
                     raise self.error(segment.path, "it was made with other settings than the film", "Delete it")
@@ -377,7 +372,7 @@ class _Film:
 
     def _chapters(self, source: Any) -> list[dict[str, Any]]:
         kept: list[dict[str, Any]] = []
-        for chapter in source.chapters():
+        for chapter in chapters(source):
             base = chapter["time_base"]
             start, end = chapter["start"], chapter["end"]
             if self.window is not None:

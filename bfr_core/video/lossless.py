@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputMediaError, OutputMediaError
 from ..media.atomic import publish
+from ..media.pyav import open_output
 
 SUFFIX = ".mp4"
 
@@ -50,7 +51,7 @@ def write_lossless(
         InputMediaError: there are no frames, or the sound has too many channels.
         OutputMediaError: the file cannot be written.
     """
-    import av
+    import av.error
 
     found = ""
     if frames.ndim != 4 or frames.shape[-1] < 3 or 0 in frames.shape:
@@ -82,13 +83,11 @@ def write_lossless(
 
 
 def _open(file: Any) -> Any:
-    import av
-
-    exact: Any = {"container_options": {"fflags": "+bitexact"}}
-    output = av.open(file, mode="w", format="mp4", **exact)
+    exact = {"fflags": "+bitexact"}
+    output = open_output(file, format="mp4", options=exact)
     if "ffv1" in output.supported_codecs:
         return output
-    return av.open(file, mode="w", format="matroska", **exact)
+    return open_output(file, format="matroska", options=exact)
 
 
 def _write(
@@ -126,8 +125,9 @@ def _picture(frame: Tensor, deep: bool) -> Any:
     import av
 
     most = 65535 if deep else 255
-    levels = (frame.detach().float().cpu().clamp(0, 1) * most).round().numpy().astype(np.uint16 if deep else np.uint8)
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(levels), format="rgb48le" if deep else "rgb24")
+    levels = (frame.detach().float().cpu().clamp(0, 1) * most).round().numpy()
+    samples: Any = np.ascontiguousarray(levels.astype(np.uint16 if deep else np.uint8))
+    return av.VideoFrame.from_ndarray(samples, format="rgb48le" if deep else "rgb24")
 
 
 def _sound(output: Any, sound: Tensor, sample_rate: int, rate: Fraction, frames: int) -> Iterator[list[Any]]:

@@ -194,7 +194,7 @@ class Pixels:
         # A whole factor is several times as fast as any other.
         factor = max(1, min(height, width, round((height * width / _SMALL) ** 0.5)))
         size = width // factor, height // factor
-        shrunk = cv2.resize(plane[: size[1] * factor, : size[0] * factor], size, interpolation=cv2.INTER_AREA)
+        shrunk: Any = cv2.resize(plane[: size[1] * factor, : size[0] * factor], size, interpolation=cv2.INTER_AREA)
         return (shrunk >> (self.info.depth - 8)).astype(np.uint8) if self._deep else shrunk
 
     # --- and back ----------------------------------------------------------------------------------------------

@@ -18,11 +18,15 @@ import numpy as np
 
 from ..errors import InputMediaError
 from ..media.clips import OPEN_OPTIONS, READABLE
+from ..media.pyav import disposition, open_input, rational, side_data
 from .pixels import REFUSED, Pixels, depth_of, has_alpha, planar_format, square_chroma
 from .types import StreamInfo, VideoInfo
 
 _TRIES = 9
 """Failures before the first frame after which the clip counts as unreadable."""
+
+_DEFAULT, _ATTACHED = 1, 0x400
+"""Flags of FFmpeg's AV_DISPOSITION: the stream to take of several, and the cover of a sound file."""
 
 _COVERS = {"mjpeg", "png", "bmp", "gif", "tiff", "webp"}
 _LARGEST = 16384 * 16384
@@ -49,7 +53,7 @@ def open_clip(path: Path) -> Any:
     Raises:
         InputMediaError: it is missing, no regular file, empty, forbidden, or no container that is read.
     """
-    import av
+    import av.error
 
     try:
         state = path.stat()
@@ -70,9 +74,8 @@ def open_clip(path: Path) -> Any:
         found = f"this user may not read it ({error.strerror})"
         raise unreadable(path, found, "Change its permissions, or copy it") from error
     try:
-        # An absolute path: FFmpeg would take the start of a name such as 'concat:a.mp4' for a protocol. Old files have
-        # titles in other encodings than UTF-8, which are no reason to refuse them.
-        return av.open(str(path.absolute()), options=dict(OPEN_OPTIONS), metadata_errors="surrogateescape")
+        # An absolute path: FFmpeg would take the start of a name such as 'concat:a.mp4' for a protocol.
+        return open_input(str(path.absolute()), options=OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if _lacks_index(path):
             found = "it ends before its index (no 'moov' box): a recording or copy that was cut off"
@@ -127,8 +130,8 @@ def _describe(path: Path, container: Any, wanted: int | None) -> VideoInfo:
     width, height = (frame.height, frame.width) if turned % 2 else (frame.width, frame.height)
     if width * height > _LARGEST:
         raise unreadable(path, f"its frames have {width} x {height} pixels", "Scale the clip down first")
-    aspect = video.sample_aspect_ratio or context.sample_aspect_ratio or Fraction(1)
-    aspect = Fraction(aspect) if aspect > 0 else Fraction(1)
+    aspect = rational(video.sample_aspect_ratio) or rational(context.sample_aspect_ratio) or Fraction(1)
+    aspect = aspect if aspect > 0 else Fraction(1)
     matrix = int(frame.colorspace)
     if matrix in REFUSED:
         found = f"its colours are stored as {REFUSED[matrix]}; expected RGB, gray or Y'CbCr"
@@ -183,7 +186,7 @@ def _choose(path: Path, container: Any, wanted: int | None, notes: list[str]) ->
             found = f"it has no video stream, only {found}"
         raise unreadable(path, found, "Name a clip with moving pictures")
     else:
-        default = [each for each in moving if _disposed(each, "default")]
+        default = [each for each in moving if (disposition(each) or 0) & _DEFAULT]
         chosen = default or moving
     video = chosen[0]
     if video.codec_context is None:
@@ -195,23 +198,18 @@ def _choose(path: Path, container: Any, wanted: int | None, notes: list[str]) ->
     return video
 
 
-def _disposed(stream: Any, name: str) -> bool:
-    flags = getattr(stream, "disposition", None)
-    return flags is not None and bool(flags & getattr(type(flags), name))
-
-
 def is_cover(stream: Any) -> bool:
     """Return whether a video stream is a still picture attached to the file."""
-    if getattr(stream, "disposition", None) is not None:
-        return _disposed(stream, "attached_pic")
-    # PyAV 14.0 does not tell: a cover has no rate, and a codec of still pictures.
+    if (flags := disposition(stream)) is not None:
+        return bool(flags & _ATTACHED)
+    # Where PyAV does not tell: a cover has no rate, and a codec of still pictures.
     name = stream.codec_context.name if stream.codec_context else ""
     return name in _COVERS and not stream.average_rate
 
 
 def first_frame(path: Path, container: Any, video: Any) -> Any:
     """Return the first frame that can be decoded."""
-    import av
+    import av.error
 
     failures, last = 0, "it holds none"
     packets = container.demux(video)
@@ -245,12 +243,10 @@ def _start(frame: Any, kind: str) -> int | None:
 
 def orientation(frame: Any, notes: list[str]) -> tuple[int, bool]:
     """Return the quarter turns clockwise and the mirroring, which comes before them, that bring a frame upright."""
-    for item in frame.side_data:
-        if item.type.name == "DISPLAYMATRIX":
-            break
-    else:
+    stored = side_data(frame).get("DISPLAYMATRIX")
+    if stored is None:
         return 0, False
-    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(item), np.int32)[:5])
+    a, b, _, c, d = (int(value) for value in np.frombuffer(stored, np.int32)[:5])
     mirrored = a * d - b * c < 0
     if mirrored:
         a, b = -a, -b
@@ -272,8 +268,8 @@ def _stream_info(stream: Any) -> StreamInfo:
 
 
 def _rate(video: Any) -> Fraction | None:
-    rate = video.average_rate or video.guessed_rate
-    return Fraction(rate) if rate and rate > 0 else None
+    rate = rational(video.average_rate) or rational(video.guessed_rate)
+    return rate if rate and rate > 0 else None
 
 
 def _seconds(container: Any, video: Any) -> float | None:

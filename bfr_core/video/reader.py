@@ -147,7 +147,7 @@ class Reader:
             yield from self._frames(container)
 
     def _enter(self, container: Any, from_s: float) -> bool:
-        import av
+        import av.error
 
         stream = container.streams[self.info.video]
         ticks = round((from_s - _MARGIN_S) / float(self.info.time_base))
@@ -158,7 +158,7 @@ class Reader:
         return True
 
     def _frames(self, container: Any) -> Iterator[Any]:
-        import av
+        import av.error
 
         stream = self._open_stream(container)
         # In Matroska and AVI only the last packets of all streams tell that the end is missing.

@@ -13,6 +13,7 @@ from typing import Any
 from ..degrade.codec import ACCURATE
 from ..errors import BfrError, OutputMediaError
 from ..media.atomic import publish
+from ..media.pyav import open_output
 from .encode import Encoding, add_video
 from .types import VideoInfo
 
@@ -50,8 +51,6 @@ class SegmentWriter:
     def __init__(
         self, folder: Path | os.PathLike[str], encoding: Encoding, info: VideoInfo, number: int, first: int = 0
     ) -> None:
-        import av
-
         self.encoding, self.info, self.number, self.first = encoding, info, number, first
         self.frames = 0
         self._path = Path(folder) / f"{PREFIX}{number:06}.{encoding.segment_container}"
@@ -61,7 +60,7 @@ class SegmentWriter:
         self._stack = ExitStack()
         with self._whole_or_nothing():
             self._file = self._stack.enter_context(publish(self._path))
-            self._output = av.open(self._file, mode="w", format=encoding.segment_container)
+            self._output = open_output(self._file, format=encoding.segment_container)
             self._stream = add_video(self._output, encoding, info)
 
     def __enter__(self) -> SegmentWriter:
@@ -158,7 +157,7 @@ class SegmentWriter:
             raise told from error
 
     def _give_up(self, error: BaseException) -> BaseException:
-        import av
+        import av.error
 
         written = 0
         with suppress(Exception):

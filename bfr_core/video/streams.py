@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputMediaError, SettingsError
+from ..media.pyav import disposition, has_chapters, open_input, open_output, set_disposition
 from .encode import container_of
 from .probe import is_cover, open_clip
 from .types import StreamInfo, VideoInfo
@@ -85,13 +86,6 @@ def plan_streams(info: VideoInfo, target: Path, drop: Collection[int] = ()) -> t
     return tuple(stream.index for stream in wanted), notes
 
 
-def has_chapters() -> bool:
-    """Return whether this version of PyAV reads and writes chapters."""
-    import av
-
-    return hasattr(av.container.OutputContainer, "set_chapters")
-
-
 def copy_stream(output: Any, stream: Any, path: Path) -> Any:
     """Add a stream to an output that takes the packets of `stream`, with its metadata and disposition.
 
@@ -113,8 +107,7 @@ def copy_stream(output: Any, stream: Any, path: Path) -> Any:
         return output.add_attachment(name, stream.metadata.get("mimetype", f"image/{kind}"), _cover(path, stream.index))
     made = output.add_stream_from_template(stream)
     made.metadata.update(stream.metadata)
-    with suppress(AttributeError):  # before PyAV 14.1
-        made.disposition = int(stream.disposition)
+    set_disposition(made, disposition(stream))
     return made
 
 
@@ -138,7 +131,7 @@ def _title(stream: StreamInfo) -> str:
 
 def _try(info: VideoInfo, container: str, wanted: list[StreamInfo]) -> list[tuple[StreamInfo, str]]:
     """Return the streams that the container refuses or drops, and why."""
-    import av
+    import av.error
 
     errors = (av.error.FFmpegError, ValueError, TypeError)
     refused: dict[int, str] = {}
@@ -147,7 +140,7 @@ def _try(info: VideoInfo, container: str, wanted: list[StreamInfo]) -> list[tupl
     with open_clip(info.path) as source:
         for told in wanted:
             file, index = io.BytesIO(), told.index
-            output: Any = av.open(file, mode="w", format=container, container_options=KEEP_STAMPS)
+            output = open_output(file, format=container, options=KEEP_STAMPS)
             try:
                 made = copy_stream(output, source.streams[index], info.path)
                 output.start_encoding()
@@ -197,10 +190,8 @@ def _same_header(made: Any, stream: Any) -> bool:
 
 
 def _holds_packets(file: io.BytesIO) -> bool:
-    import av
-
     file.seek(0)
-    with av.open(file) as written:
+    with open_input(file) as written:
         return any(packet.size for packet in written.demux())
 
 

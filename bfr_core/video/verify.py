@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import OutputMediaError
 from ..media.clips import OPEN_OPTIONS
+from ..media.pyav import chapters, open_input
 from .types import Hear, unheard
 
 _MILLISECOND = Fraction(1, 1000)
@@ -82,18 +83,16 @@ def verify(
     Raises:
         OutputMediaError: a frame, a packet, a chapter or a time stamp is missing or differs.
     """
-    import av
+    import av.error
 
     try:
-        opened: Any = av.open(str(path), options=OPEN_OPTIONS)
-        with opened:
+        with open_input(str(path), options=OPEN_OPTIONS) as opened:
             worst = _compare_frames(opened, written, check_cancel, hear)
-        again: Any = av.open(str(path), options=OPEN_OPTIONS)
-        with again:
+        with open_input(str(path), options=OPEN_OPTIONS) as again:
             streams = _compare_streams(again, written.copied, check_cancel)
-            chapters = again.chapters() if hasattr(again, "chapters") else []
-            if written.chapters and len(chapters) != written.chapters:
-                raise _Mismatch(f"it has {len(chapters)} chapters, expected {written.chapters}")
+            found = chapters(again)
+            if written.chapters and len(found) != written.chapters:
+                raise _Mismatch(f"it has {len(found)} chapters, expected {written.chapters}")
             held = {key.lower() for key in again.metadata}
     except (av.error.FFmpegError, _Mismatch) as error:
         raise OutputMediaError(
@@ -123,7 +122,7 @@ def _compare_frames(container: Any, written: Written, check_cancel: Callable[[],
     """Return the largest difference of a frame's stamp in seconds."""
     stream = container.streams[written.video]
     stream.thread_type = "AUTO"
-    base, worst, count, total = stream.time_base, Fraction(0), 0, len(written.pts)
+    base, worst, count, total = Fraction(stream.time_base), Fraction(0), 0, len(written.pts)
     allowed = Fraction(0) if written.exact else _MILLISECOND / 2
     for frame in container.decode(stream):
         check_cancel()
@@ -151,7 +150,9 @@ def _compare_streams(
     if missing:
         raise _Mismatch(f"stream {missing[0]} is not in it")
     found = {
-        stream.target: Copied(stream.index, stream.target, container.streams[stream.target].time_base, stream.cover)
+        stream.target: Copied(
+            stream.index, stream.target, Fraction(container.streams[stream.target].time_base), stream.cover
+        )
         for stream in copied
     }
     if found:
