@@ -50,11 +50,11 @@ class CompareFaces(io.ComfyNode):
         """Compare every pair."""
         # Here and not at the top: the metrics are many modules, and the pack must load fast.
         from ..bfr_core.evaluate.compare import compare_faces
-        from ..bfr_core.evaluate.tools import Tools
+        from ..bfr_core.evaluate.tools import MetricModels
 
         given = {"restored": image, "truth": truth, "input": input}
         images = {side: split_image(batch)[0].clamp(0, 1) for side, batch in given.items() if batch is not None}
-        tools = Tools(device=device(), detector=get_detector())
+        tools = MetricModels(device=device(), detector=get_detector())
         sheet, figures = compare_faces(images, tools, rows=rows, check=check_cancel)
         picture = torch.from_numpy(sheet).permute(2, 0, 1)[None].float() / 255
         return io.NodeOutput(join_image(picture), json.dumps(figures, indent=1))

@@ -19,9 +19,9 @@ from ..bfr_core.media.atomic import publish
 from ..bfr_core.runtime import Runtime
 from ..bfr_core.video.job import FilmJob, Preview
 from ..bfr_core.video.lossless import SUFFIX, write_lossless
-from ..bfr_core.video.plan import Crew, FilmOptions, Plan, expected_frames, plan_film
+from ..bfr_core.video.plan import FilmModels, FilmOptions, Plan, expected_frames, plan_film
 from ..bfr_core.video.probe import probe
-from ..bfr_core.video.reader import identity
+from ..bfr_core.video.reader import file_fingerprint
 from ..bfr_core.video.segments import measure
 from .compat import InputImpl
 from .host import FilmBar, check_cancel, new_temporary, temporary_folder
@@ -57,7 +57,7 @@ class Film:
     @property
     def key(self) -> str:
         """Return what tells the video from others and from other parts of itself."""
-        return _digest(identity(self.path), self.window)
+        return _digest(file_fingerprint(self.path), self.window)
 
 
 def open_film(video: Any) -> Film:
@@ -181,7 +181,13 @@ def _digest(*told: Any) -> str:
 
 
 def film_job(
-    film: Film, crew: Crew, options: FilmOptions, runtime: Runtime, bar: FilmBar, *, preview: Preview | None = None
+    film: Film,
+    models: FilmModels,
+    options: FilmOptions,
+    runtime: Runtime,
+    bar: FilmBar,
+    *,
+    preview: Preview | None = None,
 ) -> FilmJob:
     """Plan a film's job and return it, to be used as a context.
 
@@ -193,10 +199,10 @@ def film_job(
         OutputMediaError: the result cannot be written or encoded.
     """
     options = replace(options, window=film.window)
-    looks = (crew.detector.name, crew.recogniser is not None, options.on_damage)
+    looks = (models.detector.name, models.recogniser is not None, options.on_damage)
     folder = temporary_folder(f"{_FOLDER}/jobs") / _digest(film.key, looks)
     plan = _plan(film, options, folder)
-    return FilmJob(plan, crew, options, runtime, hear=bar.hear, preview=preview, restart=True)
+    return FilmJob(plan, models, options, runtime, on_progress=bar.on_progress, preview=preview, restart=True)
 
 
 def _plan(film: Film, options: FilmOptions, folder: Path) -> Plan:

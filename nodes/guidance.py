@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..bfr_core.compose.mask_algebra import MOST_FEATHER, OPERATIONS, combine_masks, overlay
+from ..bfr_core.compose.mask_algebra import MAX_FEATHER, OPERATIONS, combine_masks, overlay
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.faces.regions import FEATHER, PARTS, crop_points, part_masks, select_parts
 from ..bfr_core.registry import LearntMask, Method, guiding_methods
@@ -166,7 +166,7 @@ class CombineGuidanceMasks(io.ComfyNode):
                 ),
                 option(io.Boolean, "invert", default=False, tooltip="Swap 0 and 1 of the result"),
                 option(
-                    io.Float, "feather", default=0.0, min=0.0, max=MOST_FEATHER, step=0.005,
+                    io.Float, "feather", default=0.0, min=0.0, max=MAX_FEATHER, step=0.005,
                     tooltip="Blur the result: the standard deviation, as a share of the shorter side",
                 ),
                 io.Mask.Input("b", optional=True, tooltip="The second mask"),

@@ -27,9 +27,6 @@ AUTOMATIC = "automatic"
 FIVE_POINTS = "five points"
 """Choice in the list of landmark networks that stands for none: the detector's own points."""
 
-_FIRST = "irn"
-"""The method that lists begin with, and so start from: it needs one pass and no file."""
-
 _FOLDERS = {role: folder for folder, roles in FOLDERS.items() for role in roles}
 """The model folder of each role that nodes choose files of."""
 
@@ -56,7 +53,7 @@ class LoadedRestorer:
 def method_choices(*, embedded_only: bool = False) -> list[str]:
     """Return every method and config as `method/config`: those that need no file first, the default one before all."""
     pairs = [(method, config) for method in methods().values() for config in method.configs]
-    pairs.sort(key=lambda pair: (not pair[1].embedded, pair[0].id != _FIRST))
+    pairs.sort(key=lambda pair: (not pair[1].embedded, not pair[0].default))
     return [f"{method.id}/{config.name}" for method, config in pairs if config.embedded or not embedded_only]
 
 

@@ -52,7 +52,7 @@ def person_in(
     finder = detector or get_detector()
     identity = reference_identity(network, frames.clamp(0, 1), finder, check_cancel=check_cancel)[None]
     whom = {"others": identity} if others else {"only": identity}
-    return People.of(network, title, **whom, least=least or None)
+    return People.of(network, title, **whom, min_likeness=least or None)
 
 
 class SelectPerson(io.ComfyNode):
@@ -113,7 +113,7 @@ class SelectPerson(io.ComfyNode):
         detector: Any = None,
     ) -> io.NodeOutput:
         """Compare the faces of each image with the photo."""
-        people = person_in(person, detector, recogniser=recogniser, least=least_likeness, others=keep == _OTHERS)
+        people = person_in(person, detector, recogniser=recogniser, min_likeness=least_likeness, others=keep == _OTHERS)
         left, told = [], []
         for index in range(crops.frames):
             check_cancel()
@@ -123,7 +123,9 @@ class SelectPerson(io.ComfyNode):
             told.append([{"likeness": round(face.cosine, 4), "reason": face.reason} for face in found])
         size = crops.crops[0].size if crops.crops else _EMPTY
         aligned = torch.stack([crop.image for crop in left]) if left else torch.zeros(1, 3, size, size)
-        report = json.dumps({"recogniser": people.title, "least_likeness": people.least, "images": told}, indent=1)
+        report = json.dumps(
+            {"recogniser": people.title, "least_likeness": people.min_likeness, "images": told}, indent=1
+        )
         return io.NodeOutput(join_image(aligned), Crops(tuple(left), crops.frames, crops.size), report)
 
 

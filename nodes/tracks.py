@@ -124,7 +124,7 @@ class SelectTracks(io.ComfyNode):
         person: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Analyse, or read what an earlier run found."""
-        from ..bfr_core.video.plan import Crew, FilmOptions
+        from ..bfr_core.video.plan import FilmModels, FilmOptions
         from .film import film_job, open_film
 
         numbers, film = read_numbers(tracks), open_film(video)
@@ -132,8 +132,8 @@ class SelectTracks(io.ComfyNode):
         ids, but = (numbers, ()) if mode == _THESE else ((), numbers)
         choice = make_choice(all_faces, person, detector, ids=ids, but=but)
         bar = FilmBar("analyse", frames=film.frames)
-        crew = Crew(_Nobody(), detector, get_recogniser())  # type: ignore[arg-type]
-        with film_job(film, crew, FilmOptions(choice=choice, on_damage=on_damage), film_runtime(bar), bar) as job:
+        models = FilmModels(_Nobody(), detector, get_recogniser())  # type: ignore[arg-type]
+        with film_job(film, models, FilmOptions(choice=choice, on_damage=on_damage), film_runtime(bar), bar) as job:
             told = _analysed(job)
             cards = [_card(entry, job.folder.report) for entry in told]
         images = torch.from_numpy(np.stack(cards or [_card(None, Path())])).movedim(-1, 1).float() / 255

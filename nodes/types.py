@@ -14,7 +14,7 @@ from .compat import io
 from .host import mask_layers
 
 if TYPE_CHECKING:
-    from ..bfr_core.video.choose import Choice
+    from ..bfr_core.video.choose import TrackSelection
     from ..bfr_core.video.reader import OnDamage
 
 DetectorSocket = io.Custom("BFR_DETECTOR")
@@ -45,7 +45,7 @@ class TrackChoice:
     """Key of the video that was analysed."""
     name: str
     """Of the video, for messages."""
-    choice: Choice
+    choice: TrackSelection
     detector: Any
     """What found the faces: by another one they may be counted otherwise."""
     on_damage: OnDamage = "stop"

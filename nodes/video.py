@@ -20,7 +20,7 @@ from .restore import SEED, SEED_HELP, colours_input
 from .types import CATEGORY, DetectorSocket, RestorerSocket, TrackChoice, TracksSocket
 
 if TYPE_CHECKING:
-    from ..bfr_core.video.choose import Choice
+    from ..bfr_core.video.choose import TrackSelection
 
 _CODECS = ["auto", *(name for name in ENCODERS if name not in ("vp9", "prores"))]
 """Those that MP4 holds, and one that loses nothing."""
@@ -74,7 +74,9 @@ def settings_inputs() -> list[Any]:
     ]  # fmt: skip
 
 
-def make_choice(all_faces: bool, person: torch.Tensor | None, detector: Any, *, ids: Any = (), but: Any = ()) -> Choice:
+def make_choice(
+    all_faces: bool, person: torch.Tensor | None, detector: Any, *, ids: Any = (), but: Any = ()
+) -> TrackSelection:
     """Return whom to restore.
 
     Args:
@@ -87,11 +89,11 @@ def make_choice(all_faces: bool, person: torch.Tensor | None, detector: Any, *, 
     Raises:
         InputMediaError: a photo shows no face.
     """
-    from ..bfr_core.video.choose import Choice
-    from ..bfr_core.video.gate import QualityGate
+    from ..bfr_core.video.choose import TrackSelection
+    from ..bfr_core.video.quality import QualityFilter
 
     people = None if person is None else person_in(person, detector)
-    return Choice(people=people, ids=ids, except_ids=but, gate=None if all_faces else QualityGate())
+    return TrackSelection(people=people, ids=ids, except_ids=but, quality_filter=None if all_faces else QualityFilter())
 
 
 class _Pairs:
@@ -178,7 +180,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         colours: Colours = "auto",
     ) -> io.NodeOutput:
         """Analyse, render and join, or go on with it."""
-        from ..bfr_core.video.plan import Crew, FilmOptions
+        from ..bfr_core.video.plan import FilmModels, FilmOptions
         from ..bfr_core.video.render import RenderOptions
         from .film import film_job, open_film, to_video
 
@@ -202,7 +204,7 @@ class RestoreFacesInVideo(io.ComfyNode):
             encode=encode,
             on_damage=on_damage,
         )
-        crew = Crew(loaded.restorer, detector, get_recogniser())
+        models = FilmModels(loaded.restorer, detector, get_recogniser())
         pairs, bar = _Pairs(), FilmBar("analyse", "render", "join", "verify", frames=film.frames)
 
         def preview(before: torch.Tensor, after: torch.Tensor) -> None:
@@ -210,7 +212,7 @@ class RestoreFacesInVideo(io.ComfyNode):
             bar.show(before, after)
 
         run = film_runtime(bar, loaded.managed)
-        with film_job(film, crew, options, run, bar, preview=preview) as job:
+        with film_job(film, models, options, run, bar, preview=preview) as job:
             report, target = job.run(), job.plan.target
         if film.copied:  # it would fill the disk, and can be made again
             film.path.unlink(missing_ok=True)
@@ -289,7 +291,7 @@ class RestoreFacesInFrames(io.ComfyNode):
     ) -> io.NodeOutput:
         """Restore the batch as one film."""
         from ..bfr_core.video.frames import restore_frames
-        from ..bfr_core.video.plan import Crew, FilmOptions
+        from ..bfr_core.video.plan import FilmModels, FilmOptions
         from ..bfr_core.video.render import RenderOptions
 
         frames, alpha = split_image(image)
@@ -299,8 +301,8 @@ class RestoreFacesInFrames(io.ComfyNode):
             choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker, colours=colours)
         )
         bar = FilmBar("analyse", "render", frames=len(frames))
-        crew, run = Crew(loaded.restorer, detector, get_recogniser()), film_runtime(bar, loaded.managed)
-        made = restore_frames(frames, frame_rate, crew, options, run, hear=bar.hear)
+        models, run = FilmModels(loaded.restorer, detector, get_recogniser()), film_runtime(bar, loaded.managed)
+        made = restore_frames(frames, frame_rate, models, options, run, on_progress=bar.on_progress)
         by = {
             "method": loaded.restorer.method.id,
             "config": loaded.restorer.config.name,

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from bfr_core.cli import main
 from bfr_core.errors import ModelError, WeightsError
-from bfr_core.evaluate.tools import Picture, Tools
+from bfr_core.evaluate.tools import FaceSample, MetricModels
 from bfr_core.metrics.files import files, find
 from bfr_core.models import loader
 from bfr_core.models.loader import available, load
@@ -99,9 +99,9 @@ def test_the_one_loader_opens_it_checks_its_file_and_keeps_it(dummy):
 def test_evaluation_measures_with_it(dummy):
     assert files()["landmarker"].names == ("alignment_WFLW_4HG.pth", "dummy.onnx")
     assert find(dummy, "landmarker") == dummy / "dummy.onnx"
-    tools = Tools(dummy)
-    assert tools.missing(("landmarker",)) == "" and "nowhere (dummy.onnx)" in Tools().missing(("landmarker",))
-    assert Picture(torch.zeros(3, 8, 8), tools).many_points[0].tolist() == [len(CONTENT)] * 2
+    tools = MetricModels(dummy)
+    assert tools.missing(("landmarker",)) == "" and "nowhere (dummy.onnx)" in MetricModels().missing(("landmarker",))
+    assert FaceSample(torch.zeros(3, 8, 8), tools).many_points[0].tolist() == [len(CONTENT)] * 2
 
 
 def test_nodes_offer_its_files_and_use_them(folder, tmp_path, monkeypatch):

@@ -25,9 +25,9 @@ from bfr_core.restoration.photo import restore_photo, restore_photos, restore_wh
 from bfr_core.restorer import Restorer, face_seed
 from bfr_core.runtime import Runtime
 from bfr_core.types import Face
-from bfr_core.video.choose import Choice
+from bfr_core.video.choose import TrackSelection
 from bfr_core.video.frames import restore_frames
-from bfr_core.video.plan import Crew, FilmOptions
+from bfr_core.video.plan import FilmModels, FilmOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
@@ -254,8 +254,10 @@ class Mirrored(nn.Module):
 def test_a_track_that_would_become_somebody_else_is_left_as_a_whole(limit, restored):
     frames = torch.stack([picture(7)] * 6)
     gate = DriftLimit(embedded_recognizer(), "embedded recogniser", limit)
-    crew = Crew(restorer(Mirrored()), Spot(), None)
-    made = restore_frames(frames, 25.0, crew, FilmOptions(choice=Choice(gate=None), drift_limit=gate))
+    models = FilmModels(restorer(Mirrored()), Spot(), None)
+    made = restore_frames(
+        frames, 25.0, models, FilmOptions(choice=TrackSelection(quality_filter=None), drift_limit=gate)
+    )
     track = made.to_dict()["tracks"][0]
     assert track["restore"] is restored and track["facts"]["drift"] > 0.05
     assert ("moved its identity" in track["reason"]) is not restored

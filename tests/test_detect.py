@@ -19,7 +19,7 @@ from torch import Tensor
 from bfr_core.backends.detectors.embedded import crop_square, cut_square
 from bfr_core.errors import InputMediaError, ModelError, WeightsError
 from bfr_core.faces.detect import Detector, detectors, load_detector
-from bfr_core.faces.passes import Candidates, merge, overlap, plan, to_frame
+from bfr_core.faces.pyramid import Candidates, merge, overlap, pyramid, to_frame
 from bfr_core.models.checkpoints.cards import embedded
 from bfr_core.models.checkpoints.files import sha256_of
 from bfr_core.models.registry import specs
@@ -272,7 +272,7 @@ def test_squares_beyond_the_frame_are_gray(square: tuple[int, int, int]) -> None
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_plan_keeps_small_faces_and_bounds_the_work(width: int, height: int) -> None:
-    passes = plan(width, height)
+    passes = pyramid(width, height)
     first = passes[0]
     assert first.width <= width
     assert first.height <= height
@@ -288,7 +288,7 @@ def test_plan_keeps_small_faces_and_bounds_the_work(width: int, height: int) -> 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(40, 4000), st.integers(40, 4000), st.floats(0, 1), st.floats(0, 1))
 def test_coordinates_survive_the_way_there_and_back(width: int, height: int, u: float, v: float) -> None:
-    for at in plan(width, height):
+    for at in pyramid(width, height):
         point = np.array([u * width, v * height])
         searched = point * (at.scale_x, at.scale_y)
         box = np.concatenate((searched - 5, searched + 5))
@@ -314,7 +314,7 @@ def test_merging_of_two_searches() -> None:
 
 
 def test_values_that_are_not_numbers_are_dropped() -> None:
-    at = plan(100, 100)[0]
+    at = pyramid(100, 100)[0]
     found = to_frame(np.full((1, 4), np.nan), np.zeros((1, 5, 2)), np.ones(1), at)
     assert len(found.scores) == 0
 

@@ -26,7 +26,7 @@ from bfr_core.evaluate import run as evaluation
 from bfr_core.evaluate.catalogue import BY_KEY, METRICS
 from bfr_core.evaluate.plots import histogram, timeline
 from bfr_core.evaluate.results import Item, Spread, WorstKeeper, badness
-from bfr_core.evaluate.tools import Tools
+from bfr_core.evaluate.tools import MetricModels
 from bfr_core.faces.detect import load_detector
 from bfr_core.faces.identity import arcface_crop
 from bfr_core.models.checkpoints.cards import embedded
@@ -142,7 +142,7 @@ def test_identity_needs_no_file(folders, tmp_path, capsys):
 @opens_pickles
 def test_a_recogniser_among_the_weights_comes_before_the_embedded_one(tmp_path, shared):
     (tmp_path / "mobilefacenet.pt").symlink_to(shared / "weights" / "mobilefacenet.pt")
-    assert Tools(tmp_path).title_of("recognizer") == "MobileFaceNet"
+    assert MetricModels(tmp_path).title_of("recognizer") == "MobileFaceNet"
 
 
 @opens_pickles
@@ -393,7 +393,7 @@ def test_98_points_and_expressions_by_hand(folders, tmp_path, faces):
     for name in ("alignment_WFLW_4HG.pth", "enet_b0_8_best_vgaf.onnx"):
         (tmp_path / name).write_bytes(b"")
     grid = torch.arange(98.0).double()[:, None] * torch.tensor([1.0, 0.5]).double()
-    tools = Tools(tmp_path)
+    tools = MetricModels(tmp_path)
     vars(tools)["landmarker"] = lambda x: (grid + 100 * x.double().mean())[None]
     vars(tools)["expression"] = lambda x: (x.mean((1, 2, 3)) > 0.5).long()
     for index, (bright, true) in enumerate([(0.6, 0.7), (0.4, 0.6), (0.2, 0.2)]):

@@ -30,7 +30,6 @@ ALLOWED = {
     "bfr_core/bench/diffusion.py": "irn",  # the same child, by its name
     "bfr_core/degrade/presets.py": "pltrans vspbfr",  # degradations are named after the papers that print them
     "bfr_core/evaluate/catalogue.py": "vspbfr",  # metrics name the paper that defines them
-    "nodes/models.py": "irn",  # the first of a list, where `Method.default` says it
 }
 """Shared files that name a method after all, and why."""
 

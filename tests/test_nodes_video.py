@@ -221,7 +221,7 @@ def test_the_bar_is_not_sent_for_every_frame(given: SimpleNamespace) -> None:
     bar = given.pack.module("nodes.host").FilmBar("analyse", frames=5000)
     start = time.monotonic()
     for index in range(5001):
-        bar.hear("analyse", index, 5000)
+        bar.on_progress("analyse", index, 5000)
     values = [value for value, _ in given.host.progress]
     assert len(values) <= 2 + (time.monotonic() - start) / 0.1 and values[-1] == 5000
 
@@ -231,12 +231,12 @@ def test_the_bar_moves_with_the_steps_of_a_method(given: SimpleNamespace, monkey
     monkeypatch.setattr(host, "_PAUSE", 0.0)
     bar = host.FilmBar("analyse", "render", frames=20)
     for index in range(20):
-        bar.hear("analyse", index, 500)  # what the header says of the whole file
+        bar.on_progress("analyse", index, 500)  # what the header says of the whole file
     for done in (0, 4, 8, 20):
         for step in range(10):
             bar.step(step, 10, 4)
-        bar.hear("render", done, 20)
-    bar.hear("join", 0, 20)
+        bar.on_progress("render", done, 20)
+    bar.on_progress("join", 0, 20)
     values = [value for value, _ in given.host.progress]
     assert values == sorted(values) and {total for _, total in given.host.progress} == {40}
     assert len({value for value in values if 20 < value < 24}) > 5, "within the first batch"
@@ -472,9 +472,9 @@ def test_the_gate_decides_unless_a_track_is_named(
 ) -> None:
     """The spots are large enough and not sharp; a gate that wants more finds them too small."""
     video = VideoFromFile(str(write_clip(tmp_path / "film.mp4", frames=8)))
-    gate = given.pack.module("bfr_core.video.gate")
-    strict = gate.QualityGate(min_size=500)
-    monkeypatch.setattr(gate, "QualityGate", lambda: strict)
+    gate = given.pack.module("bfr_core.video.quality")
+    strict = gate.QualityFilter(min_size=500)
+    monkeypatch.setattr(gate, "QualityFilter", lambda: strict)
     _, _, told = select(given, video)
     assert [entry["restore"] for entry in told] == [False, False] and "below the minimum" in told[0]["reason"]
     _, _, told = select(given, video, tracks="1")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bfr_core.errors import BfrError, InputMediaError, OutputMediaError, SettingsError
 from bfr_core.media import outputs
-from bfr_core.media.outputs import Job, plan_outputs
+from bfr_core.media.outputs import FilePair, plan_outputs
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -28,7 +28,7 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def targets(jobs: list[Job], out: Path) -> list[str]:
+def targets(jobs: list[FilePair], out: Path) -> list[str]:
     return [str(job.target.relative_to(out)) for job in jobs]
 
 
@@ -48,11 +48,11 @@ def test_folders_keep_their_layout_and_order(tmp_path: Path) -> None:
 def test_one_file_to_one_file_or_into_a_folder(tmp_path: Path) -> None:
     (source,) = touch(tmp_path / "a.png")
     out = tmp_path / "new" / "b.jpg"
-    assert plan_outputs([source], out) == [Job(source, out)]
-    assert plan_outputs([source], tmp_path / "folder") == [Job(source, tmp_path / "folder" / "a.png")]
+    assert plan_outputs([source], out) == [FilePair(source, out)]
+    assert plan_outputs([source], tmp_path / "folder") == [FilePair(source, tmp_path / "folder" / "a.png")]
     (tmp_path / "taken.png").mkdir()
-    assert plan_outputs([source], tmp_path / "taken.png") == [Job(source, tmp_path / "taken.png" / "a.png")]
-    assert plan_outputs([source], tmp_path / "f2", suffix=".TIF") == [Job(source, tmp_path / "f2" / "a.tif")]
+    assert plan_outputs([source], tmp_path / "taken.png") == [FilePair(source, tmp_path / "taken.png" / "a.png")]
+    assert plan_outputs([source], tmp_path / "f2", suffix=".TIF") == [FilePair(source, tmp_path / "f2" / "a.tif")]
 
 
 def test_a_folder_of_one_picture_is_still_a_folder(tmp_path: Path) -> None:
@@ -228,8 +228,8 @@ def test_row39_name_too_long_for_its_new_suffix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["CON.png", "con.tar.png", "Lpt1.png", "nul .png", "a:b.png", "a?.png", "a\n.png"])
 def test_row39_windows_names_are_refused_on_windows(name: str) -> None:
     with pytest.raises(OutputMediaError, match="Windows"):
-        outputs._check_names([Job(Path("a.png"), Path("out") / name)], windows=True)
-    outputs._check_names([Job(Path("a.png"), Path("out") / "console.png")], windows=True)
+        outputs._check_names([FilePair(Path("a.png"), Path("out") / name)], windows=True)
+    outputs._check_names([FilePair(Path("a.png"), Path("out") / "console.png")], windows=True)
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60)))

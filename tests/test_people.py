@@ -26,7 +26,7 @@ from bfr_core.errors import SettingsError
 from bfr_core.faces.align import align_faces
 from bfr_core.faces.detect import load_detector
 from bfr_core.faces.identity import embedded_recognizer
-from bfr_core.faces.people import DriftLimit, People, usual_least
+from bfr_core.faces.people import DriftLimit, People, usual_min_likeness
 from bfr_core.faces.reference import photo_identities
 from bfr_core.faces.select import select_faces
 from bfr_core.media.pictures import read_picture, to_float
@@ -134,7 +134,7 @@ def test_only_the_person_in_the_photo_is_restored(desk, tmp_path, capsys):
         "recogniser": "embedded recogniser",
         "only": 1,
         "except": 0,
-        "least_likeness": usual_least(embedded_recognizer()),
+        "least_likeness": usual_min_likeness(embedded_recognizer()),
     }
     (photo,) = aligned_face(to_float(read_picture(desk.photos[1])), 512)
     for face, crop in zip(faces, aligned_face(desk.frame, 512), strict=True):
@@ -301,8 +301,8 @@ def test_who_is_chosen_is_what_was_promised(seed, count, wanted, unwanted, least
 
 def test_the_usual_likeness_is_that_of_the_card():
     figures = read_card("recogniser").metrics
-    assert usual_least(embedded_recognizer()) == figures["least_moved_gfpgan"]
-    assert figures["other"] < usual_least(embedded_recognizer()) < 1
+    assert usual_min_likeness(embedded_recognizer()) == figures["least_moved_gfpgan"]
+    assert figures["other"] < usual_min_likeness(embedded_recognizer()) < 1
     assert figures["auc_moved_gfpgan"] > 0.9
 
 

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from bfr_core.degrade.chain import degrade, fixed
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.media.sheets import to_bytes
-from bfr_core.methods.pltrans.degradation_level import LEAST, MOST, STOP, degradation_level, steps_for
+from bfr_core.methods.pltrans.degradation_level import MAX_SHARE, MIN_SHARE, STOP, degradation_level, steps_for
 
 FACTORS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -77,5 +77,5 @@ def test_heavier_degradation_takes_more_steps(first, second, timesteps):
 
 def test_the_ends_of_the_range():
     assert STOP == 0.55, "of the 400 and 220 that are the fixed steps"
-    assert steps_for(0.0, 1000) == (round(1000 * LEAST), 55)
-    assert steps_for(1.0, 1000) == (round(1000 * MOST), 330)
+    assert steps_for(0.0, 1000) == (round(1000 * MIN_SHARE), 55)
+    assert steps_for(1.0, 1000) == (round(1000 * MAX_SHARE), 330)

@@ -27,7 +27,7 @@ from train import export as exporting
 from train.checkpoint import Checkpoints, read_checkpoint
 from train.config import load_config, to_dict
 from train.data import Feed
-from train.loop import Options, Run, Tally
+from train.loop import Run, Tally, TrainOptions
 from train.loop import train as run_training
 from train.optim import Muon, learning_rate, orthogonalise
 from train.pictures import Pictures, list_sources
@@ -50,8 +50,8 @@ def faces(tmp_path_factory) -> Path:
     return write_faces(tmp_path_factory.mktemp("faces"))
 
 
-def options(faces: Path, out: Path, **changes) -> Options:
-    return Options(**{"out": out, "data": [faces], "val": [faces], "workers": 0, "cpu": True, **changes})
+def options(faces: Path, out: Path, **changes) -> TrainOptions:
+    return TrainOptions(**{"out": out, "data": [faces], "val": [faces], "workers": 0, "cpu": True, **changes})
 
 
 def newest(out: Path) -> dict:

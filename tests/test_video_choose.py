@@ -17,8 +17,8 @@ from test_video_tracks import film, person
 from bfr_core.errors import SettingsError
 from bfr_core.faces.align import FFHQ_TEMPLATE
 from bfr_core.faces.people import People
-from bfr_core.video.choose import THUMBNAIL, Choice, apply_json, best_row, choose, thumbnail, to_json
-from bfr_core.video.gate import CROP, SHARP, QualityGate, sharpness, yaw
+from bfr_core.video.choose import THUMBNAIL, TrackSelection, apply_json, best_row, choose, thumbnail, to_json
+from bfr_core.video.quality import CROP, SHARP, QualityFilter, sharpness, yaw
 from bfr_core.video.tracks import link, people
 from bfr_core.video.types import Scan, Track
 
@@ -43,7 +43,7 @@ def tracks() -> list[Track]:
 
 
 def chosen(tracks: list[Track], **choice) -> list[int]:
-    choose(tracks, Choice(**{"gate": None, **choice}), SHAPE)
+    choose(tracks, TrackSelection(**{"gate": None, **choice}), SHAPE)
     assert all(track.restore == (not track.reason) for track in tracks)
     return [track.id for track in tracks if track.restore]
 
@@ -54,7 +54,7 @@ class Nobody:
 
 def looking_for(only=(), others=()) -> People:
     vectors = [torch.from_numpy(np.stack([person(n) for n in some])) if some else None for some in (only, others)]
-    return People.of(Nobody(), "test", only=vectors[0], others=vectors[1], least=0.4)
+    return People.of(Nobody(), "test", only=vectors[0], others=vectors[1], min_likeness=0.4)
 
 
 def test_everybody_is_restored_and_nobody_removed(tracks):
@@ -129,15 +129,15 @@ def test_small_turned_brief_and_sharp_faces_are_left_alone_with_numbers():
         scan.sharpness[row] = 0.61
     found = link(scan)
     assert [round(track.facts["size"]) for track in found] == [250, 20, 90]
-    choose(found, Choice(), SHAPE, size=512)
+    choose(found, TrackSelection(), SHAPE, size=512)
     side = found[0].facts["side"]
     assert found[0].reason == ("sharp already: 0.61, at least 0.55" if 512 / side < 1.5 else "")
     assert "20 px is below the minimum of 32" in found[1].reason and "0.12 s" in found[2].reason
-    choose(found, Choice(gate=QualityGate(min_seconds=0, min_size=0, sharp=2)), SHAPE)
+    choose(found, TrackSelection(quality_filter=QualityFilter(min_seconds=0, min_size=0, sharp=2)), SHAPE)
     assert [track.restore for track in found] == [True, True, False] and "degrees" in found[2].reason
-    choose(found, Choice(gate=None), SHAPE)
+    choose(found, TrackSelection(quality_filter=None), SHAPE)
     assert all(track.restore for track in found)
-    choose(found, Choice(ids=[2]), SHAPE)
+    choose(found, TrackSelection(ids=[2]), SHAPE)
     assert found[1].restore, "whoever names a track wants it"
 
 
@@ -147,14 +147,14 @@ def test_a_crop_that_is_enlarged_is_never_sharp_already():
     (track,) = link(scan)
     side = track.facts["side"]
     for size, sharp in ((int(side * 1.45), True), (int(side * 1.55), False)):
-        choose([track], Choice(), SHAPE, size=size)
+        choose([track], TrackSelection(), SHAPE, size=size)
         assert track.reason.startswith("sharp") == sharp
 
 
 @pytest.mark.parametrize("wrong", [{"min_size": -1}, {"sharp": 11}, {"max_yaw": 91}, {"min_seconds": float("nan")}])
 def test_limits_of_the_gate_are_checked(wrong):
     with pytest.raises(SettingsError, match=next(iter(wrong))):
-        QualityGate(**wrong)
+        QualityFilter(**wrong)
 
 
 def turned_head(degrees: float) -> np.ndarray:
@@ -231,7 +231,7 @@ def test_a_step_has_the_sharpness_of_its_blur():
 
 def written(tracks: list[Track]) -> dict:
     """Return what was written to a file and read again."""
-    choose(tracks, Choice(gate=None, except_ids=[1]), SHAPE)
+    choose(tracks, TrackSelection(quality_filter=None, except_ids=[1]), SHAPE)
     return json.loads(json.dumps(to_json(tracks, three())))
 
 

@@ -25,7 +25,7 @@ from bfr_core.media.clips import READABLE
 from bfr_core.video import hdr, reader
 from bfr_core.video.pixels import Pixels, depth_of, planar_format, square_chroma
 from bfr_core.video.probe import probe
-from bfr_core.video.reader import Reader, identity
+from bfr_core.video.reader import Reader, file_fingerprint
 from bfr_core.video.types import VideoInfo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -578,21 +578,21 @@ def test_cancelling_stops_within_a_packet_whatever_is_raised(tmp_path):
 
 def test_row37_a_clip_that_changed_has_another_identity(tmp_path):
     path = media.write_clip(tmp_path / "a.mp4")
-    first = identity(path)
-    assert first == identity(path)
+    first = file_fingerprint(path)
+    assert first == file_fingerprint(path)
     state = path.stat()
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    changed = identity(path)
+    changed = file_fingerprint(path)
     assert changed["sha256"] != first["sha256"] and changed["mtime_ns"] == first["mtime_ns"]
     info = probe(path)
     media.write_clip(path, size=(64, 48))
     with pytest.raises(InputMediaError, match="not the clip that was looked at"):
         list(Reader(info))
     path.unlink()
-    for call in (lambda: identity(path), lambda: list(Reader(info))):
+    for call in (lambda: file_fingerprint(path), lambda: list(Reader(info))):
         with pytest.raises(InputMediaError):
             call()
 

@@ -27,11 +27,11 @@ from bfr_core.faces.align import FFHQ_TEMPLATE
 from bfr_core.runtime import Runtime
 from bfr_core.types import Face
 from bfr_core.video import job as job_module
-from bfr_core.video.choose import Choice
+from bfr_core.video.choose import TrackSelection
 from bfr_core.video.encode import EncodeSettings
-from bfr_core.video.gate import QualityGate
 from bfr_core.video.job import FilmJob
-from bfr_core.video.plan import Crew, FilmOptions, fingerprint, plan_film
+from bfr_core.video.plan import FilmModels, FilmOptions, fingerprint, plan_film
+from bfr_core.video.quality import QualityFilter
 from bfr_core.video.render import RenderOptions
 
 WIDTH, HEIGHT = 160, 96
@@ -110,19 +110,19 @@ def sound_of(path: Path) -> list[bytes]:
         return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
 
 
-def crew() -> Crew:
-    return Crew(restorer_of(Brighten()), Spot())
+def models() -> FilmModels:
+    return FilmModels(restorer_of(Brighten()), Spot())
 
 
 def options(**changes) -> FilmOptions:
-    usual = {"choice": Choice(gate=None), "encode": LOSSLESS, "segment_frames": 8}
+    usual = {"choice": TrackSelection(quality_filter=None), "encode": LOSSLESS, "segment_frames": 8}
     return FilmOptions(**{**usual, **changes})
 
 
 def run(source: Path, target: Path, chosen: FilmOptions | None = None, *, who=None, folder=None, **kwargs):
     chosen = chosen or options()
     runtime = kwargs.pop("runtime", Runtime())
-    with FilmJob(plan_film(source, target, chosen, folder=folder), who or crew(), chosen, runtime, **kwargs) as job:
+    with FilmJob(plan_film(source, target, chosen, folder=folder), who or models(), chosen, runtime, **kwargs) as job:
         return job.run()
 
 
@@ -169,7 +169,7 @@ def test_row43_a_cancelled_job_continues_where_it_was(tmp_path):
     run(source, tmp_path / "whole.mkv")
     seen = []
 
-    def hear(name, done, total):
+    def on_progress(name, done, total):
         seen.append((name, done))
 
     def cancel():
@@ -178,11 +178,11 @@ def test_row43_a_cancelled_job_continues_where_it_was(tmp_path):
 
     began = time.monotonic()
     with pytest.raises(Stop):
-        run(source, tmp_path / "out.mkv", runtime=Runtime(check_cancel=cancel), hear=hear)
+        run(source, tmp_path / "out.mkv", runtime=Runtime(check_cancel=cancel), on_progress=on_progress)
     assert time.monotonic() - began < 20
     assert not (tmp_path / "out.mkv").exists()
-    again, who = [], crew()
-    run(source, tmp_path / "out.mkv", who=who, hear=lambda name, done, total: again.append((name, done)))
+    again, who = [], models()
+    run(source, tmp_path / "out.mkv", who=who, on_progress=lambda name, done, total: again.append((name, done)))
     assert who.detector.looks == 0  # what was found is used again
     first = min(done for name, done in again if name == "render")
     assert first > 8  # at least one segment was not made again
@@ -214,11 +214,11 @@ def _break_off(source: Path, target: Path, chosen: FilmOptions, after: int = 18)
         if seen[0] >= after:
             raise Stop
 
-    def hear(name, done, total):
+    def on_progress(name, done, total):
         seen[0] = done if name == "render" else 0
 
     with pytest.raises(Stop):
-        run(source, target, chosen, runtime=Runtime(check_cancel=cancel), hear=hear)
+        run(source, target, chosen, runtime=Runtime(check_cancel=cancel), on_progress=on_progress)
 
 
 @pytest.mark.parametrize("harm", ["cut", "foreign", "gone"])
@@ -242,7 +242,7 @@ def test_row45_a_damaged_segment_is_made_again(tmp_path, harm):
 def test_tracks_that_a_person_unticked_are_left_alone(tmp_path):
     source, target = write_clip(tmp_path / "in.mp4"), tmp_path / "out.mkv"
     chosen = options()
-    with FilmJob(plan_film(source, target, chosen), crew(), chosen, Runtime()) as job:
+    with FilmJob(plan_film(source, target, chosen), models(), chosen, Runtime()) as job:
         assert [track.restore for track in job.analyse()] == [True]
     listed = tmp_path / "out.mkv.bfr" / "tracks.json"
     told = json.loads(listed.read_text())
@@ -257,7 +257,9 @@ def test_tracks_that_a_person_unticked_are_left_alone(tmp_path):
 def test_every_pass_is_heard_to_its_end(tmp_path):
     heard = {}
     source = write_clip(tmp_path / "in.mp4")
-    report = run(source, tmp_path / "out.mkv", hear=lambda name, done, total: heard.setdefault(name, []).append(done))
+    report = run(
+        source, tmp_path / "out.mkv", on_progress=lambda name, done, total: heard.setdefault(name, []).append(done)
+    )
     assert list(heard) == ["analyse", "pictures", "render", "join", "verify"]
     assert all(done == sorted(done) for done in heard.values())
     assert heard["render"][-1] == heard["verify"][-1] == report.frames and len(heard["join"]) > 1
@@ -266,12 +268,12 @@ def test_every_pass_is_heard_to_its_end(tmp_path):
 def test_row37_a_clip_that_changes_meanwhile_stops_the_job(tmp_path):
     source = write_clip(tmp_path / "in.mp4")
 
-    def hear(name, done, total):
+    def on_progress(name, done, total):
         if name == "render" and done == 20:
             os.utime(source, (1, 1))
 
     with pytest.raises(InputMediaError, match="changed"):
-        run(source, tmp_path / "out.mkv", hear=hear)
+        run(source, tmp_path / "out.mkv", on_progress=on_progress)
     assert not (tmp_path / "out.mkv").exists()
     with pytest.raises(BfrError, match="source"):
         run(source, tmp_path / "out.mkv")
@@ -279,7 +281,7 @@ def test_row37_a_clip_that_changes_meanwhile_stops_the_job(tmp_path):
 
 def test_row46_two_jobs_do_not_share_a_folder(tmp_path):
     source, chosen = write_clip(tmp_path / "in.mp4", frames=4), options()
-    first = FilmJob(plan_film(source, tmp_path / "out.mkv", chosen), crew(), chosen, Runtime())
+    first = FilmJob(plan_film(source, tmp_path / "out.mkv", chosen), models(), chosen, Runtime())
     with first, pytest.raises(OutputMediaError, match=str(os.getpid())):
         run(source, tmp_path / "out.mkv")
 
@@ -296,7 +298,7 @@ def test_row55_batches_and_segments_change_nothing(tmp_path, batch, segment):
 def test_row51_memory_that_runs_out_halves_the_batch_and_changes_nothing(tmp_path):
     source = write_clip(tmp_path / "in.mp4", frames=12)
     run(source, tmp_path / "usual.mkv")
-    report = run(source, tmp_path / "out.mkv", who=Crew(restorer_of(Brighten(most=1)), Spot()))
+    report = run(source, tmp_path / "out.mkv", who=FilmModels(restorer_of(Brighten(most=1)), Spot()))
     assert any("batch was reduced" in note for note in report.notes)
     same(tmp_path / "usual.mkv", tmp_path / "out.mkv")
 
@@ -316,12 +318,12 @@ def test_row52_files_and_memory_stay_bounded_over_a_film(tmp_path, frames):
     run(source, tmp_path / "warm.mkv", options(segment_frames=40))
     handles, resident = [], []
 
-    def hear(name, done, total):
+    def on_progress(name, done, total):
         if name == "render" and done % 20 == 0:
             handles.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
             resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
 
-    run(source, tmp_path / "out.mkv", options(segment_frames=40), hear=hear)
+    run(source, tmp_path / "out.mkv", options(segment_frames=40), on_progress=on_progress)
     assert max(handles) - min(handles) <= 2
     assert resident[-1] - resident[1] < 40e6
 
@@ -342,11 +344,11 @@ def test_row54_a_clock_that_is_set_back_is_not_noticed(tmp_path, monkeypatch):
 
 def test_row44_what_is_asked_of_the_gate_is_no_reason_to_look_anew(tmp_path):
     source, target = write_clip(tmp_path / "in.mp4", frames=12), tmp_path / "out.mkv"
-    usual = replace(options(), choice=Choice(gate=QualityGate(sharp=2.0)))
-    with FilmJob(plan_film(source, target, usual), crew(), usual, Runtime()) as job:
+    usual = replace(options(), choice=TrackSelection(quality_filter=QualityFilter(sharp=2.0)))
+    with FilmJob(plan_film(source, target, usual), models(), usual, Runtime()) as job:
         job.analyse()
-    larger = replace(usual, choice=Choice(gate=QualityGate(min_size=40, sharp=2.0)))
-    assert run(source, target, larger, who=(who := crew())).tracks[0]["restore"] is False
+    larger = replace(usual, choice=TrackSelection(quality_filter=QualityFilter(min_size=40, sharp=2.0)))
+    assert run(source, target, larger, who=(who := models())).tracks[0]["restore"] is False
     assert who.detector.looks == 0
     # Faces of any size are asked for now, which the first run did not look for.
     report = run(source, tmp_path / "again.mkv", options(), folder=plan_film(source, target, usual).folder)
@@ -369,15 +371,15 @@ def test_another_guide_does_not_continue_a_film():
     told = []
     for strength in (1.0, 2.0):
         guide = IdentityGuide(recogniser, "test", strength=strength)
-        told.append(fingerprint(Crew(restorer.guided(guide), Spot())))
+        told.append(fingerprint(FilmModels(restorer.guided(guide), Spot())))
     assert told[0] != told[1]
-    assert told[0] == fingerprint(Crew(restorer.guided(IdentityGuide(recogniser, "test", strength=1.0)), Spot()))
+    assert told[0] == fingerprint(FilmModels(restorer.guided(IdentityGuide(recogniser, "test", strength=1.0)), Spot()))
 
 
 def test_a_film_that_ends_early_the_second_time_leaves_no_short_segment(tmp_path, monkeypatch):
     source, target = write_clip(tmp_path / "in.mp4"), tmp_path / "out.mkv"
     chosen = options()
-    with FilmJob(plan_film(source, target, chosen), crew(), chosen, Runtime()) as job:
+    with FilmJob(plan_film(source, target, chosen), models(), chosen, Runtime()) as job:
         job.analyse()
     whole = job_module.Reader.__iter__
     monkeypatch.setattr(job_module.Reader, "__iter__", lambda self: islice(whole(self), 21))

@@ -22,9 +22,9 @@ from bfr_core.restorer import Restorer
 from bfr_core.runtime import Runtime
 from bfr_core.types import Face, FaceCrop
 from bfr_core.video import render as rendering
-from bfr_core.video.deflicker import MOST_FRAMES, REACH_S, Deflicker
+from bfr_core.video.deflicker import MAX_FRAMES, REACH_S, Deflicker
 from bfr_core.video.render import RenderOptions, reach, render, track_seed
-from bfr_core.video.types import Moment, Track
+from bfr_core.video.types import Track, VideoFrame
 
 SIDE = 64
 """Of the stand-in's crops."""
@@ -90,7 +90,7 @@ class Film:
 
     def moments(self, first: int = 0, last: int | None = None):
         for index in range(first, len(self.frames) if last is None else last):
-            yield Moment(index, index / self.fps, lambda index=index: self._rgb(index), lambda: np.zeros((1, 1)))
+            yield VideoFrame(index, index / self.fps, lambda index=index: self._rgb(index), lambda: np.zeros((1, 1)))
 
     def _rgb(self, index: int) -> Tensor:
         self.asked[index] = self.asked.get(index, 0) + 1
@@ -220,7 +220,7 @@ def test_row47_parts_of_a_film_give_what_the_whole_gives(one, other, batch, fps)
 def test_reach_counts_frames_in_time():
     options = RenderOptions()
     assert reach(np.arange(100) / 25, options) == round(REACH_S * 25)
-    assert reach(np.arange(100) / 240, options) == MOST_FRAMES
+    assert reach(np.arange(100) / 240, options) == MAX_FRAMES
     assert reach(np.arange(100) / 2, options) == 0
     assert reach(np.array([0, 1, 1.01, 1.02, 1.03, 3.0]), options) == 3
     assert reach(np.arange(100) / 25, PLAIN) == reach([], options) == 0
@@ -243,9 +243,9 @@ def test_row52_what_is_held_does_not_grow(options, monkeypatch):
     results = render(film.moments(), tracks, stand_in(lambda f, s: f, 16), options, Runtime(batch=4))
     assert [result.index for result in results] == list(range(60))
     frames, waiting, rows = np.array(held).max(0)
-    assert frames <= 4 + MOST_FRAMES + 1
+    assert frames <= 4 + MAX_FRAMES + 1
     assert waiting <= 4 + 1
-    assert rows <= (2 * MOST_FRAMES + 4 + 1 if options.deflicker else 0)
+    assert rows <= (2 * MAX_FRAMES + 4 + 1 if options.deflicker else 0)
 
 
 def test_row51_out_of_memory_goes_on_with_smaller_batches_at_the_same_frame():

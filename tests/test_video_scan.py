@@ -15,7 +15,7 @@ from bfr_core.errors import SettingsError
 from bfr_core.faces.align import FFHQ_TEMPLATE
 from bfr_core.faces.detect import load_detector
 from bfr_core.faces.identity import embedded_recognizer
-from bfr_core.faces.passes import overlap
+from bfr_core.faces.pyramid import overlap
 from bfr_core.runtime import Runtime
 from bfr_core.types import Face
 from bfr_core.video.cuts import CutFinder
@@ -23,7 +23,7 @@ from bfr_core.video.probe import probe
 from bfr_core.video.reader import Reader
 from bfr_core.video.scan import Follower, ScanOptions, scan
 from bfr_core.video.tracks import link
-from bfr_core.video.types import Moment, Scan
+from bfr_core.video.types import Scan, VideoFrame
 
 HIGH, WIDE = 47, 84
 
@@ -152,7 +152,7 @@ class Film:
         shot = 0
         for number in range(self.frames):
             shot += number in self.cuts
-            yield Moment(
+            yield VideoFrame(
                 number, number / self.rate, lambda number=number: self.draw(number), lambda shot=shot: eight(shot),
                 pts=7 * number,
             )  # fmt: skip
@@ -256,7 +256,7 @@ def test_a_search_in_half_the_size_finds_the_same_faces(shared):
     tracks = []
     for least in (0.0, 32.0):
         film = Reader(probe(shared / "video" / "talking_480x480.mp4"), window=(2.0, 0.4))
-        parts = scan(iter(film), detector, None, ScanOptions(least_px=least))
+        parts = scan(iter(film), detector, None, ScanOptions(min_px=least))
         (track,) = link(Scan.joined(list(parts)))
         tracks.append(track)
     assert [(track.first, track.last) for track in tracks] == [(0, 9)] * 2
@@ -383,7 +383,7 @@ def real(shared: Path, name: str, first: int, last: int):
             if number >= first:
                 rgb = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1).float() / 255
                 luma = frame.reformat(WIDE, HIGH, format="gray").to_ndarray()
-                yield Moment(number - first, (number - first) / 29.97, lambda rgb=rgb: rgb, lambda luma=luma: luma)
+                yield VideoFrame(number - first, (number - first) / 29.97, lambda rgb=rgb: rgb, lambda luma=luma: luma)
 
 
 def test_following_a_real_face_is_as_good_as_searching_every_frame(shared):

@@ -115,9 +115,9 @@ def _train(stage: type[Stage], name: str, arguments: Sequence[str]) -> int:
                 kept="Nothing was started",
                 todo=f"Give the {stage.needs[need].help}",
             )
-    from .loop import Options, train
+    from .loop import TrainOptions, train
 
-    options = Options(
+    options = TrainOptions(
         out=args.out,
         data=args.data,
         val=args.val or args.data,

@@ -12,13 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from .config import Phase
 from .data import Batch, Feed
 from .journal import Journal
-from .loop import Options, Run, Tally, open_data, weigh
+from .loop import Run, Tally, TrainOptions, open_data, weigh
 from .stage import Stage, Step
 
 _STEPS = 4
 
 
-def estimate(name: tuple[str, str], stage: Stage, options: Options) -> None:
+def estimate(name: tuple[str, str], stage: Stage, options: TrainOptions) -> None:
     """Print parameters, arithmetic, memory and speed of every phase."""
     journal = Journal(options.out, keep=False)
     run = Run(name, stage, options, journal)

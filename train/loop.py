@@ -41,7 +41,7 @@ _SHEET_HEIGHT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class TrainOptions:
     """What a run is told beside its config: places, limits, and how the machine is used."""
 
     out: Path
@@ -105,7 +105,9 @@ class Run:
         journal: hears what happens.
     """
 
-    def __init__(self, name: tuple[str, str], stage: Stage, options: Options, journal: Journal | None = None) -> None:
+    def __init__(
+        self, name: tuple[str, str], stage: Stage, options: TrainOptions, journal: Journal | None = None
+    ) -> None:
         self.name, self.stage, self.config, self.options = name, stage, stage.config, options
         self.accelerator = _accelerator(self.config.precision, options.cpu)
         self.device = self.accelerator.device
@@ -418,7 +420,7 @@ def weigh(phase: Phase, terms: dict[str, Tensor]) -> Tensor:
     return torch.stack([phase.weights[term] * value.float() for term, value in terms.items()]).sum()
 
 
-def train(name: tuple[str, str], stage: Stage, options: Options) -> Outcome:
+def train(name: tuple[str, str], stage: Stage, options: TrainOptions) -> Outcome:
     """Train until the phases are through, the time is up, or somebody interrupts; in each case a checkpoint is kept.
 
     Raises:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..degrade.chain import degrade, fixed
 from ..faces.detect import load_detector
-from ..faces.passes import overlap
+from ..faces.pyramid import overlap
 from ..media.pictures import read_picture
 from ..models.roles import FaceDetector
 from ..types import Face

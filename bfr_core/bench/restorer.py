@@ -17,7 +17,7 @@ from ..degrade.presets import get_preset
 from ..evaluate.catalogue import BY_KEY
 from ..evaluate.results import summarise
 from ..evaluate.run import measure_pictures
-from ..evaluate.tools import Picture, Tools
+from ..evaluate.tools import FaceSample, MetricModels
 from ..faces.detect import load_detector
 from ..media.pictures import read_picture, to_float
 from ..media.sheets import caption, row, stack, to_bytes
@@ -108,14 +108,14 @@ class _Judge:
 
     def __init__(self, truth: Tensor, weights: Path) -> None:
         detector = load_detector("yunet", path=weights / "yunet_n_dynamic.onnx")
-        self.tools = Tools(given={"recognizer": weights / "mobilefacenet.pt"}, detector=detector)
-        self.truth, self.pictures = truth, [Picture(face, self.tools) for face in truth]
+        self.tools = MetricModels(given={"recognizer": weights / "mobilefacenet.pt"}, detector=detector)
+        self.truth, self.pictures = truth, [FaceSample(face, self.tools) for face in truth]
         self.sharpness = laplacian_variance(truth).mean().item()
 
     def figures(self, faces: Tensor) -> dict[str, float | None]:
         """Return the mean figures of `faces`, (B, 3, S, S) in the order of the truth; None where none is finite."""
         metrics = [BY_KEY[key] for key in _METRICS.values()]
-        pictures = [Picture(face, self.tools) for face in faces]
+        pictures = [FaceSample(face, self.tools) for face in faces]
         items = [
             measure_pictures("", metrics, {"restored": here, "truth": there}, self.tools)
             for here, there in zip(pictures, self.pictures, strict=True)

@@ -19,10 +19,10 @@ from ..media.sheets import to_bytes
 from ..registry import default_method
 from ..restorer import load_restorer
 from ..runtime import Runtime
-from ..video.choose import Choice
+from ..video.choose import TrackSelection
 from ..video.encode import add_video
 from ..video.job import FilmJob
-from ..video.plan import Crew, FilmOptions, Plan, plan_film
+from ..video.plan import FilmModels, FilmOptions, Plan, plan_film
 from ..video.probe import open_clip
 from .memory import peak_bytes, reset_peak
 from .video_flicker import measure as flicker
@@ -52,15 +52,15 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
 
 def _memory(place: Path, face: np.ndarray | None, say: Callable[[str], None]) -> dict[str, Any]:
     """Restore clips of one and of ten minutes, and compare peak memory and open files."""
-    crew = Crew(load_restorer(default_method().id), load_detector())
+    models = FilmModels(load_restorer(default_method().id), load_detector())
     peaks, handles = {}, {}
     for minutes in (0.2, 1, 10):  # the first warms up
         source = place / f"minutes_{minutes}.mp4"
         make_clip(source, minutes * 60, face)
         reset_peak()
         before = _open_files()
-        options = FilmOptions(choice=Choice(gate=None))
-        with FilmJob(plan_film(source, place / f"out_{minutes}.mp4", options), crew, options, Runtime()) as job:
+        options = FilmOptions(choice=TrackSelection(quality_filter=None))
+        with FilmJob(plan_film(source, place / f"out_{minutes}.mp4", options), models, options, Runtime()) as job:
             report = job.run()
         peaks[minutes], handles[minutes] = peak_bytes(), _open_files() - before
         if minutes >= 1:
@@ -78,7 +78,7 @@ def _speed(place: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Compare a film without faces with a plain decode and encode, by turns."""
     source = place / "no_faces.mp4"
     make_clip(source, 60, None)
-    crew = Crew(load_restorer(default_method().id), load_detector())
+    models = FilmModels(load_restorer(default_method().id), load_detector())
     options = FilmOptions()
     laps: dict[str, list[float]] = {"plain": [], "job": []}
     for turn in range(4):  # the first warms up
@@ -86,7 +86,7 @@ def _speed(place: Path, say: Callable[[str], None]) -> dict[str, Any]:
         start = time.perf_counter()
         plain(plan, place / f"plain_{turn}.mp4")
         between = time.perf_counter()
-        with FilmJob(plan, crew, options, Runtime()) as job:
+        with FilmJob(plan, models, options, Runtime()) as job:
             report = job.run()
         if turn:
             laps["plain"].append(between - start)

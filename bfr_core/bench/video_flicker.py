@@ -37,7 +37,7 @@ from ..types import Face, FaceCrop
 from ..video.render import RenderOptions, render
 from ..video.scan import ScanOptions, scan
 from ..video.tracks import link
-from ..video.types import Moment, Scan
+from ..video.types import Scan, VideoFrame
 
 FPS = 25.0
 SHAPE = (360, 640)
@@ -108,10 +108,10 @@ def as_a_film(
 ) -> Iterator[Tensor]:
     """Restore the frames as the passes of a film do, with their default settings."""
 
-    def moments() -> Iterator[Moment]:
+    def moments() -> Iterator[VideoFrame]:
         for index, frame in enumerate(frames):
             small = to_bytes(frame)[::5, ::5].mean(2).astype(np.uint8)
-            yield Moment(index, index / FPS, lambda frame=frame: frame, lambda small=small: small)
+            yield VideoFrame(index, index / FPS, lambda frame=frame: frame, lambda small=small: small)
 
     tracks = link(Scan.joined(list(scan(moments(), detector, None, ScanOptions(), runtime))))
     for result in render(moments(), tracks, restorer, options, runtime):

@@ -32,7 +32,7 @@ def add_people(parser: argparse.ArgumentParser) -> None:
         help="leave the face most like the one in this photo as it is; repeat it for several",
     )  # fmt: skip
     group.add_argument(
-        "--least-likeness", type=float, metavar="X",
+        "--min-likeness", "--least-likeness", type=float, metavar="X",
         help="cosine from which a face is taken for the person, -1 to 1 (the recogniser's usual one)",
     )  # fmt: skip
     group.add_argument(
@@ -65,7 +65,7 @@ def people_options(
     from ..faces.people import DriftLimit, People
     from ..faces.reference import photo_identities
 
-    if args.least_likeness is not None and not (args.only or args.others):
+    if args.min_likeness is not None and not (args.only or args.others):
         raise SettingsError(
             "Nobody to compare the faces with",
             found="--least-likeness was given; expected --only or --except beside it",
@@ -84,7 +84,7 @@ def people_options(
             return photo_identities(who[0], [one_face(path, detector) for path in photos], detector) if photos else None
 
         fields["people"] = People.of(
-            *who, only=vectors(args.only), others=vectors(args.others), least=args.least_likeness
+            *who, only=vectors(args.only), others=vectors(args.others), min_likeness=args.min_likeness
         )
     return fields
 
@@ -97,10 +97,10 @@ def describe_people(people: People | None, gate: DriftLimit | None) -> dict[str,
             "recogniser": people.title,
             "only": len(people.only),
             "except": len(people.others),
-            "least_likeness": people.least,
+            "least_likeness": people.min_likeness,
         }
     if gate:
-        told["gate"] = {"recogniser": gate.title, "max_drift": gate.most}
+        told["gate"] = {"recogniser": gate.title, "max_drift": gate.max_drift}
     return told
 
 
@@ -118,14 +118,14 @@ def summary(entries: list[dict[str, Any]], people: People | None, gate: DriftLim
         if missed and len(people.only):
             lines.append(
                 f"in {len(missed)} of {len(pictures)} pictures nobody is like the person asked for: the nearest has a "
-                f"cosine of {max(missed):.3f}, at least {people.least:g} is needed (--least-likeness)"
+                f"cosine of {max(missed):.3f}, at least {people.min_likeness:g} is needed (--min-likeness)"
             )
     if gate:
         drifts = [face["drift"] for faces in pictures for face in faces if face["drift"] is not None]
-        back = sum(drift > gate.most for drift in drifts)
+        back = sum(drift > gate.max_drift for drift in drifts)
         if back:
             lines.append(
                 f"{back} of {len(drifts)} faces were left as they were: restoring moved their identity by more than "
-                f"{gate.most:g} (--max-drift)"
+                f"{gate.max_drift:g} (--max-drift)"
             )
     return lines

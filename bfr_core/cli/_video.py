@@ -12,12 +12,12 @@ from ..errors import SettingsError
 from ._output import show
 
 if TYPE_CHECKING:
-    from ..media.outputs import Job
+    from ..media.outputs import FilePair
     from ..restoration.options import RestoreOptions
     from ..runtime import Runtime
-    from ..video.gate import QualityGate
-    from ..video.plan import Crew, FilmOptions
-    from ..video.types import Hear
+    from ..video.plan import FilmModels, FilmOptions
+    from ..video.quality import QualityFilter
+    from ..video.types import ProgressCallback
 
 _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
 """Options that films do not take."""
@@ -172,7 +172,7 @@ def check_films(args: argparse.Namespace, films: int, files: int) -> None:
 
 def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptions:
     """Return what the command line asks of films."""
-    from ..video.choose import Choice
+    from ..video.choose import TrackSelection
     from ..video.encode import EncodeSettings
     from ..video.plan import FilmOptions
     from ..video.render import RenderOptions
@@ -183,14 +183,14 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
         window = (args.from_second, float("inf") if args.seconds is None else args.seconds)
     return FilmOptions(
         scan=ScanOptions(every=args.look_every, threshold=args.threshold),
-        choice=Choice(
+        choice=TrackSelection(
             people=options.people,
             ids=args.tracks,
             except_ids=args.except_tracks,
             persons=args.persons,
             largest=args.max_faces,
             region=args.region,
-            gate=_gate(args),
+            quality_filter=_gate(args),
         ),
         render=RenderOptions(
             strength=args.strength,
@@ -210,21 +210,21 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
     )
 
 
-def _gate(args: argparse.Namespace) -> QualityGate | None:
-    from ..video.gate import QualityGate
+def _gate(args: argparse.Namespace) -> QualityFilter | None:
+    from ..video.quality import QualityFilter
 
     if args.all_faces:
         return None
-    return QualityGate() if args.min_size is None else QualityGate(min_size=args.min_size)
+    return QualityFilter() if args.min_size is None else QualityFilter(min_size=args.min_size)
 
 
 def restore_film(
-    job: Job,
-    crew: Crew,
+    job: FilePair,
+    models: FilmModels,
     options: FilmOptions,
     runtime: Runtime,
     args: argparse.Namespace,
-    hear: Hear,
+    on_progress: ProgressCallback,
 ) -> dict[str, Any]:
     """Restore one film and return its entry of the report."""
     from ..video.job import FilmJob
@@ -234,7 +234,7 @@ def restore_film(
     if args.dry_run:
         show(json.dumps(plan.to_dict(), indent=2))
         return {"plan": plan.to_dict()}
-    with FilmJob(plan, crew, options, runtime, hear=hear, restart=args.restart) as film:
+    with FilmJob(plan, models, options, runtime, on_progress=on_progress, restart=args.restart) as film:
         if args.analyse_only:
             tracks = film.analyse()
             chosen = sum(track.restore for track in tracks)

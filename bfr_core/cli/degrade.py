@@ -21,7 +21,7 @@ from ._output import FAILED, say, show, write_json
 if TYPE_CHECKING:
     from ..degrade.drawing import DegradeParams
     from ..degrade.video import ClipParams
-    from ..media.outputs import Job
+    from ..media.outputs import FilePair
 
 
 def add(commands: Any, argv: Sequence[str] | None) -> None:
@@ -61,7 +61,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
 class _Work:
     """One file to degrade."""
 
-    job: Job
+    job: FilePair
     name: str
     """Below its input folder; with the seed it decides what is drawn."""
     clip: bool

@@ -54,9 +54,9 @@ def _eval(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..evaluate.report import write_html
-    from ..evaluate.run import Options, evaluate
+    from ..evaluate.run import EvalOptions, evaluate
     from ..evaluate.table import leftovers, lines
-    from ..evaluate.tools import Tools
+    from ..evaluate.tools import MetricModels
     from ..media.atomic import make_folder, require_writable
     from ..media.clips import is_clip
     from ..runtime import pick_device
@@ -72,7 +72,7 @@ def _eval(args: argparse.Namespace) -> int:
         "features_truth": args.features_truth,
         "inception_reference": args.features_reference,
     }
-    tools = Tools(args.weights, {key: path for key, path in given.items() if path}, pick_device(args.device))
+    tools = MetricModels(args.weights, {key: path for key, path in given.items() if path}, pick_device(args.device))
     paths = {"restored": args.restored, "input": args.input, "truth": args.truth}
     with tqdm(unit="frame" if is_clip(args.restored) else "face", disable=None) as bar:
 
@@ -84,7 +84,7 @@ def _eval(args: argparse.Namespace) -> int:
         evaluation = evaluate(
             {side: path for side, path in paths.items() if path},
             tools,
-            Options(resize=args.resize, worst=args.worst, worst_by=args.worst_by),
+            EvalOptions(resize=args.resize, worst=args.worst, worst_by=args.worst_by),
             on_progress=progress,
         )
     for line in lines(evaluation):

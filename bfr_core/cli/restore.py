@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..faces.detect import Detector
-    from ..media.outputs import Job
+    from ..media.outputs import FilePair
     from ..restoration.options import RestoreOptions
     from ..restorer import Restorer
     from ..runtime import Runtime
-    from ..video.types import Hear
+    from ..video.types import ProgressCallback
 
 
 def _chosen_method(argv: Sequence[str] | None) -> tuple[Method, Config]:
@@ -117,7 +117,7 @@ def _restore(args: argparse.Namespace) -> int:
     from ..restoration.photo import check_whole, mask_input
     from ..restorer import load_restorer
     from ..runtime import DTYPES, Runtime, pick_device
-    from ..video.plan import Crew
+    from ..video.plan import FilmModels
 
     # Everything that can fail for all inputs fails before the first one.
     options = RestoreOptions(
@@ -167,8 +167,8 @@ def _restore(args: argparse.Namespace) -> int:
             entry: dict[str, Any] = {"source": str(job.source), "target": str(job.target)}
             try:
                 if detector is not None and is_clip(job.source):
-                    crew = Crew(restorer, detector, who[0] if who else None)
-                    done = restore_film(job, crew, film_options(args, options), run, args, _shown(bar, name))
+                    models = FilmModels(restorer, detector, who[0] if who else None)
+                    done = restore_film(job, models, film_options(args, options), run, args, _shown(bar, name))
                 else:
                     run = run.derived(
                         on_step=lambda index, total, name=name: bar.set_postfix_str(f"{name} {index + 1}/{total}")
@@ -189,18 +189,18 @@ def _restore(args: argparse.Namespace) -> int:
     return _summary(entries, args, options)
 
 
-def _shown(bar: Any, name: str) -> Hear:
+def _shown(bar: Any, name: str) -> ProgressCallback:
     """Return what shows how far a film has come, in the bar of the files, five times a second at most."""
     shown, named = 0.0, ""
 
-    def hear(what: str, done: int, total: int) -> None:
+    def on_progress(what: str, done: int, total: int) -> None:
         nonlocal shown, named
         now = time.monotonic()
         if now - shown > 0.2 or what != named:
             shown, named = now, what
             bar.set_postfix_str(f"{name}: {what} {done}/{total or '?'}")
 
-    return hear
+    return on_progress
 
 
 def _summary(entries: Sequence[dict[str, Any]], args: argparse.Namespace, options: RestoreOptions) -> int:
@@ -223,7 +223,7 @@ def _summary(entries: Sequence[dict[str, Any]], args: argparse.Namespace, option
 
 
 def _restore_file(
-    job: Job,
+    job: FilePair,
     restorer: Restorer,
     detector: Detector | None,
     options: RestoreOptions,

@@ -20,7 +20,7 @@ OPERATIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """Of two masks in [0, 1]; the first two are those of fuzzy sets (Zadeh)."""
 
-MOST_FEATHER = 0.25
+MAX_FEATHER = 0.25
 """Widest blur, as a share of the shorter side: beyond it a mask of a face is one grey."""
 
 
@@ -43,11 +43,11 @@ def combine_masks(
         InputMediaError: a mask has another shape, holds NaN or values outside [0, 1], or the numbers do not match.
         SettingsError: an unknown operation, or a feather out of range.
     """
-    if operation not in OPERATIONS or not 0 <= feather <= MOST_FEATHER:
+    if operation not in OPERATIONS or not 0 <= feather <= MAX_FEATHER:
         raise SettingsError(
             "Cannot combine these masks",
             found=f"operation {operation!r} with feather {feather:g}; expected one of {', '.join(OPERATIONS)} and 0 to "
-            f"{MOST_FEATHER:g}",
+            f"{MAX_FEATHER:g}",
             kept="Nothing was combined",
             todo="Choose values in range",
         )

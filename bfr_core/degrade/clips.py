@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import BfrError, InputMediaError, OutputMediaError
 from ..media.atomic import make_folder, publish, require_writable
 from ..media.clips import OPEN_OPTIONS
-from ..media.outputs import Job
+from ..media.outputs import FilePair
 from ..media.pyav import open_input, open_output, rational
 from .codec import ACCURATE
 from .video import ClipParams, FrameRecord, degrade_frames
@@ -36,7 +36,7 @@ def record_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def plan_clips(sources: Sequence[Path], out: Path, *, alone: bool, overwrite: bool) -> list[Job]:
+def plan_clips(sources: Sequence[Path], out: Path, *, alone: bool, overwrite: bool) -> list[FilePair]:
     """Pair every clip with its output file, and make the output folder.
 
     Args:
@@ -54,13 +54,13 @@ def plan_clips(sources: Sequence[Path], out: Path, *, alone: bool, overwrite: bo
         return tree(what, found=found, kept="Nothing was started and no file was changed", todo=todo)
 
     single = alone and out.suffix.lower() in CLIPS and not out.is_dir()
-    jobs: list[Job] = []
+    jobs: list[FilePair] = []
     for source in sources:
         if not source.exists() or not stat.S_ISREG(source.stat().st_mode):
             found = "it is no regular file" if source.exists() else "there is no such file"
             raise refuse(InputMediaError, f"Cannot read {source}", found, "Check the name and the folder")
         suffix = source.suffix if source.suffix.lower() in CLIPS else ".mp4"
-        jobs.append(Job(source, out if single else out / f"{source.stem}{suffix}"))
+        jobs.append(FilePair(source, out if single else out / f"{source.stem}{suffix}"))
     for index, job in enumerate(jobs):
         if any(job.target == other.target for other in jobs[:index]):
             found = f"two inputs would become {job.target}"

@@ -20,7 +20,7 @@ from ..faces.identity import RecognizerNet, embed
 from .levels import Level
 from .predictions import Predict, Prediction
 
-MOST_STRENGTH = 10.0
+MAX_STRENGTH = 10.0
 """Largest strength of a guide: beyond it every method paints the recogniser's taste, no face."""
 
 
@@ -42,8 +42,8 @@ class IdentityGuide:
 
     def __post_init__(self) -> None:
         found = None
-        if not 0 <= self.strength <= MOST_STRENGTH:
-            found = f"found a strength of {self.strength}; expected 0 to {MOST_STRENGTH:g}"
+        if not 0 <= self.strength <= MAX_STRENGTH:
+            found = f"found a strength of {self.strength}; expected 0 to {MAX_STRENGTH:g}"
         elif self.reference is not None and self.reference.ndim != 1:
             found = f"found a reference of shape {tuple(self.reference.shape)}; expected one vector"
         elif self.reference is not None and not bool(self.reference.isfinite().all()):

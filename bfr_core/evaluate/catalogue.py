@@ -17,7 +17,7 @@ from ..metrics.distribution import fid, paired_unpaired_ids, statistics
 from ..metrics.fidelity import laplacian_variance, psnr, ssim
 from ..metrics.identity import degrees
 from ..metrics.landmarks import lmd, nme
-from .tools import FramePair, Picture, Tools
+from .tools import FaceSample, FramePair, MetricModels
 
 Scope = Literal["face", "pair", "set"]
 Better = Literal["higher", "lower", "truth"]
@@ -44,7 +44,7 @@ class Metric:
     scope: Scope = "face"
     """What one value belongs to: a face, a pair of consecutive frames, or the whole set."""
     tool: str = ""
-    """Attribute of Tools that is loaded before the first face."""
+    """Attribute of MetricModels that is loaded before the first face."""
     needs: tuple[str, ...] = ()
     """Files it cannot do without: keys of `metrics.files.files` or of `tools.FEATURES`."""
     own: bool = False
@@ -58,88 +58,88 @@ class Metric:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
-def _psnr(tools: Tools, face: Picture, truth: Picture) -> float:
+def _psnr(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return psnr(face.image, truth.image).item()
 
 
-def _ssim(tools: Tools, face: Picture, truth: Picture) -> float:
+def _ssim(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return ssim(face.image, truth.image).item()
 
 
-def _lpips(tools: Tools, face: Picture, truth: Picture) -> float:
+def _lpips(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return tools.lpips(face.seen, truth.seen).item()
 
 
-def _lpips_alex(tools: Tools, face: Picture, truth: Picture) -> float:
+def _lpips_alex(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return tools.lpips_alex(face.seen, truth.seen).item()
 
 
-def _niqe(tools: Tools, face: Picture, truth: Picture) -> float:
+def _niqe(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return tools.niqe(face.image).item()
 
 
-def _sharpness(tools: Tools, face: Picture, truth: Picture) -> float:
+def _sharpness(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return laplacian_variance(face.image).item()
 
 
-def _identity(tools: Tools, face: Picture, truth: Picture) -> float:
+def _identity(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     # `metrics.identity.identity_scores` of two pictures, with the embeddings they remember.
     return float(face.identity @ truth.identity)
 
 
-def _identity_degrees(tools: Tools, face: Picture, truth: Picture) -> float:
+def _identity_degrees(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return degrees(face.identity @ truth.identity).item()
 
 
-def _found(face: Picture, whose: str) -> np.ndarray:
+def _found(face: FaceSample, whose: str) -> np.ndarray:
     if face.five_points is None:
         raise _unmeasured(f"the built-in detector finds no face in the {whose}")
     return face.five_points
 
 
-def _both(face: Picture, truth: Picture) -> tuple[np.ndarray, np.ndarray]:
+def _both(face: FaceSample, truth: FaceSample) -> tuple[np.ndarray, np.ndarray]:
     true = _found(truth, "truth")
     return _found(face, "picture")[None], true[None]
 
 
-def _lmd_5(tools: Tools, face: Picture, truth: Picture) -> float:
+def _lmd_5(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return lmd(*_both(face, truth), face.scale).item()
 
 
-def _nme_5(tools: Tools, face: Picture, truth: Picture) -> float:
+def _nme_5(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return 100 * nme(*_both(face, truth)).item()
 
 
-def _detected(tools: Tools, face: Picture, truth: Picture) -> float:
+def _detected(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     _found(truth, "truth")
     return 100.0 * (face.five_points is not None)
 
 
-def _98(face: Picture) -> np.ndarray:
+def _98(face: FaceSample) -> np.ndarray:
     if len(face.many_points) != 98:
         raise _unmeasured(f"the landmark network gives {len(face.many_points)} points, not the 98 of WFLW")
     return face.many_points
 
 
-def _lmd_98(tools: Tools, face: Picture, truth: Picture) -> float:
+def _lmd_98(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return lmd(_98(face)[None], _98(truth)[None], face.scale).item()
 
 
-def _nme_98(tools: Tools, face: Picture, truth: Picture) -> float:
+def _nme_98(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return 100 * nme(_98(face)[None], _98(truth)[None]).item()
 
 
-def _emotion(tools: Tools, face: Picture, truth: Picture) -> float:
+def _emotion(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return 100.0 * (face.emotion == truth.emotion)
 
 
-def _warp_error(tools: Tools, pair: FramePair, side: str) -> float:
+def _warp_error(tools: MetricModels, pair: FramePair, side: str) -> float:
     if not pair.motion.measurable:
         raise _unmeasured("a cut, or motion that cannot be followed")
     return 1e3 * temporal.pair_warp_error(pair.motion, pair.frames[0][side], pair.frames[1][side])
 
 
-def _flicker(tools: Tools, pair: FramePair, side: str) -> float:
+def _flicker(tools: MetricModels, pair: FramePair, side: str) -> float:
     first, second = _same_person(pair)
     if pair.face_motion is None or not pair.face_motion.measurable:
         raise _unmeasured("the motion of the face cannot be followed")
@@ -147,14 +147,14 @@ def _flicker(tools: Tools, pair: FramePair, side: str) -> float:
     return temporal.pair_flicker(pair.face_motion, faces, truth)
 
 
-def _tlme_5(tools: Tools, pair: FramePair, side: str) -> float:
+def _tlme_5(tools: MetricModels, pair: FramePair, side: str) -> float:
     first, second = _same_person(pair)
     points = (_found(first[side], "picture"), _found(second[side], "picture"))
     truth = (_found(first["truth"], "truth"), _found(second["truth"], "truth"))
     return first[side].scale * temporal.pair_landmark_motion(points, truth)
 
 
-def _tlme_98(tools: Tools, pair: FramePair, side: str) -> float:
+def _tlme_98(tools: MetricModels, pair: FramePair, side: str) -> float:
     first, second = _same_person(pair)
     points, truth = ((_98(first[name]), _98(second[name])) for name in (side, "truth"))
     return first[side].scale * temporal.pair_landmark_motion(points, truth)
@@ -166,19 +166,19 @@ def _same_person(pair: FramePair) -> tuple:
     return pair.faces
 
 
-def _fid(tools: Tools, side: str) -> float:
+def _fid(tools: MetricModels, side: str) -> float:
     return fid(tools.features(side), tools.reference)
 
 
-def _fid_truth(tools: Tools, side: str) -> float:
+def _fid_truth(tools: MetricModels, side: str) -> float:
     return fid(tools.features(side), statistics(tools.features("truth")))
 
 
-def _p_ids(tools: Tools, side: str) -> float:
+def _p_ids(tools: MetricModels, side: str) -> float:
     return paired_unpaired_ids(tools.features("truth"), tools.features(side))[0]
 
 
-def _u_ids(tools: Tools, side: str) -> float:
+def _u_ids(tools: MetricModels, side: str) -> float:
     return paired_unpaired_ids(tools.features("truth"), tools.features(side))[1]
 
 

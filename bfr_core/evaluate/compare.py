@@ -15,7 +15,7 @@ from .results import Item, summarise
 from .run import measure_face
 from .sources import SIDES
 from .table import number
-from .tools import Tools
+from .tools import MetricModels
 
 KEYS = ("psnr", "ssim", "nme_5", "detected", "sharpness")
 """Metrics that need no file. `lmd_5` is not one: it is in pixels of an aligned face, which these need not be."""
@@ -25,7 +25,7 @@ _UNITS = {"nme_5": "% of the eye distance"}
 
 
 def compare_faces(
-    images: Mapping[str, Tensor], tools: Tools, *, rows: int = 16, check: Callable[[], None] = lambda: None
+    images: Mapping[str, Tensor], tools: MetricModels, *, rows: int = 16, check: Callable[[], None] = lambda: None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Compare pictures one by one.
 

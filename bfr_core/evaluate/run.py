@@ -19,8 +19,8 @@ from ..metrics.temporal import estimate_motion
 from ..types import Face
 from .catalogue import BY_KEY, METRICS, WORST_BY, Metric
 from .results import Evaluation, Item, Row, WorstKeeper, summarise
-from .sources import SIDES, ClipMatch, Moment, pair_pictures, read_entry
-from .tools import FramePair, Picture, Tools
+from .sources import SIDES, ClipMatch, FrameSet, pair_pictures, read_entry
+from .tools import FaceSample, FramePair, MetricModels
 
 _FACE_SIZE = 512
 _SAME_PLACE = 0.3
@@ -28,7 +28,7 @@ _SAME_PLACE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EvalOptions:
     """How to evaluate."""
 
     resize: bool = False
@@ -41,8 +41,8 @@ class Options:
 
 def evaluate(
     paths: Mapping[str, Path],
-    tools: Tools,
-    options: Options | None = None,
+    tools: MetricModels,
+    options: EvalOptions | None = None,
     *,
     on_progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> Evaluation:
@@ -59,7 +59,7 @@ def evaluate(
         SettingsError: the worst are to be chosen by a metric that cannot choose.
         WeightsError: a file of a metric is damaged or another network's.
     """
-    options = options or Options()
+    options = options or EvalOptions()
     clips = {side: is_clip(path) for side, path in paths.items()}
     if len(set(clips.values())) > 1:
         raise SettingsError(
@@ -124,15 +124,17 @@ def _worst_by(key: str, measured: Sequence[Metric], missing: Mapping[str, str]) 
     return choices[key]
 
 
-def measure_face(name: str, metrics: Sequence[Metric], images: Mapping[str, Tensor], tools: Tools) -> Item:
+def measure_face(name: str, metrics: Sequence[Metric], images: Mapping[str, Tensor], tools: MetricModels) -> Item:
     """Measure every metric on one face, for each side that has one.
 
     Shapes: images: (3, S, S) float32 in [0, 1] by side, of one size, with `truth`.
     """
-    return measure_pictures(name, metrics, {side: Picture(image, tools) for side, image in images.items()}, tools)
+    return measure_pictures(name, metrics, {side: FaceSample(image, tools) for side, image in images.items()}, tools)
 
 
-def measure_pictures(name: str, metrics: Sequence[Metric], faces: Mapping[str, Picture], tools: Tools) -> Item:
+def measure_pictures(
+    name: str, metrics: Sequence[Metric], faces: Mapping[str, FaceSample], tools: MetricModels
+) -> Item:
     """Do as `measure_face` for pictures that remember what was found in them."""
 
     def measure(metric: Metric, side: str) -> float:
@@ -161,7 +163,7 @@ def _measure(
     return item
 
 
-def _measure_set(metric: Metric, tools: Tools) -> Item:
+def _measure_set(metric: Metric, tools: MetricModels) -> Item:
     sides = ["restored"] + (["input"] if not tools.missing(["features_input"]) else [])
     return _measure(metric.key, [metric], sides, lambda metric, side: metric.measure(tools, side))
 
@@ -169,7 +171,7 @@ def _measure_set(metric: Metric, tools: Tools) -> Item:
 def _pictures(
     evaluation: Evaluation,
     paths: Mapping[str, Path],
-    tools: Tools,
+    tools: MetricModels,
     metrics: Sequence[Metric],
     keeper: WorstKeeper,
     on_progress: Callable[[int, int, str], None],
@@ -203,15 +205,15 @@ def _pictures(
 class _Seen:
     """What the next frame is compared with."""
 
-    moment: Moment
+    moment: FrameSet
     face: Face | None
-    pictures: dict[str, Picture]
+    pictures: dict[str, FaceSample]
 
 
 def _clip(
     evaluation: Evaluation,
     match: ClipMatch,
-    tools: Tools,
+    tools: MetricModels,
     metrics: tuple[Sequence[Metric], Sequence[Metric]],
     keeper: WorstKeeper,
     on_progress: Callable[[int, int, str], None],
@@ -225,13 +227,13 @@ def _clip(
         frames += 1
         found = tools.detector.detect(moment.frames["truth"][None].to(tools.device))[0]
         face = found[0] if found else None
-        pictures: dict[str, Picture] = {}
+        pictures: dict[str, FaceSample] = {}
         if face is None:
             without_face += 1
         else:
             # All sides are cut alike, so that what differs is what the restorer did and not where it was cut.
             crops = {side: align_face(frame, face, _FACE_SIZE).image for side, frame in moment.frames.items()}
-            pictures = {side: Picture(crop, tools) for side, crop in crops.items()}
+            pictures = {side: FaceSample(crop, tools) for side, crop in crops.items()}
             item = measure_pictures(moment.name, for_faces, pictures, tools)
             item.time = moment.time
             evaluation.faces.append(item)
@@ -253,7 +255,7 @@ def _clip(
         evaluation.notes.append(f"{without_face} of {frames} frames of the truth show no face")
 
 
-def _measure_pair(before: _Seen, now: _Seen, metrics: Sequence[Metric], tools: Tools) -> Item:
+def _measure_pair(before: _Seen, now: _Seen, metrics: Sequence[Metric], tools: MetricModels) -> Item:
     sides = [side for side in SIDES if side in before.moment.frames and side in now.moment.frames]
     motion = estimate_motion(before.moment.frames["truth"], now.moment.frames["truth"])
     faces = face_motion = None
@@ -276,7 +278,7 @@ def _overlap(first: Face, second: Face) -> float:
     return shared / (first.size**2 + second.size**2 - shared)
 
 
-def _check_features(evaluation: Evaluation, tools: Tools) -> None:
+def _check_features(evaluation: Evaluation, tools: MetricModels) -> None:
     """Say where given features are not as many as the faces: they may be of other pictures."""
     for side in SIDES:
         if f"features_{side}" in tools.given:

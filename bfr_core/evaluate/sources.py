@@ -141,7 +141,7 @@ def resized(image: Tensor, truth: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class FrameSet:
     """The frames of all clips at one time."""
 
     index: int
@@ -167,7 +167,7 @@ class ClipMatch:
     count: int = 0
     """Frames that the truth says it has; 0 where it does not say."""
 
-    def moments(self) -> Iterator[Moment]:
+    def moments(self) -> Iterator[FrameSet]:
         """Yield frames that belong together, holding one frame of each clip.
 
         Frames match when their times from the start of the clip differ by less than half a frame of the truth.
@@ -192,7 +192,7 @@ class ClipMatch:
                     continue
                 if "input" in clips and "input" not in frames:
                     self._count("input missing", 1)
-                yield Moment(index, time, frames)
+                yield FrameSet(index, time, frames)
             for side, clip in clips.items():
                 self._count(side, clip.rest())
 

@@ -35,7 +35,7 @@ OPTIONS = {
 """Files that may also be given by themselves."""
 
 
-class Tools:
+class MetricModels:
     """The networks and files behind the metrics, each loaded when something first asks for it.
 
     Args:
@@ -157,13 +157,13 @@ def _called(key: str) -> str:
     return ROLES[key].title if key in ROLES else key.replace("_", " ")
 
 
-class Picture:
+class FaceSample:
     """One aligned face, which remembers what was found in it.
 
     Shapes: image (3, S, S) float32 in [0, 1].
     """
 
-    def __init__(self, image: Tensor, tools: Tools) -> None:
+    def __init__(self, image: Tensor, tools: MetricModels) -> None:
         # Apple's devices have no float64, which PSNR and SSIM need.
         self.image = image[None].to("cpu" if tools.device.type == "mps" else tools.device)
         self._seen, self._tools = self.image.to(tools.device), tools
@@ -208,6 +208,6 @@ class FramePair:
     frames: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
     """(3, H, W)."""
     motion: Motion
-    faces: tuple[Mapping[str, Picture], Mapping[str, Picture]] | None
+    faces: tuple[Mapping[str, FaceSample], Mapping[str, FaceSample]] | None
     """The same person in both, aligned with the points of the truth; None where that is not sure."""
     face_motion: Motion | None

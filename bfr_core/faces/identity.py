@@ -26,7 +26,7 @@ ARCFACE_WINDOW = (0.1265, 0.1195, 0.7489)
 
 Both are upright, so a plain box maps one to the other: least squares over the five points gives this scale and offset;
 the rotation it leaves out is 0.009 degrees."""
-LEAST = 0.3
+MIN_LIKENESS = 0.3
 """Least likeness by recognisers other than the embedded one: MobileFaceNet takes 1 % of strangers for the person from
 0.24 to 0.28 on, by the view (`bfr bench recogniser`), and the other ArcFace networks are read on the same scale."""
 _AT_ONCE = 16
@@ -85,7 +85,7 @@ class RecognizerLayout:
     """Makes the network; it has `maps`, from its input of any size to feature maps, fine to coarse, as the perceptual
     loss compares them."""
     preprocessing: Preprocessing
-    least: Callable[[], float] = lambda: LEAST
+    min_likeness: Callable[[], float] = lambda: MIN_LIKENESS
     """Gives the least likeness to be taken for the same person."""
 
     def load(self, checkpoint: Checkpoint) -> RecognizerNet:

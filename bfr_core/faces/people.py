@@ -22,9 +22,9 @@ USUAL_DRIFT = "0 to 0.07 by the embedded recogniser, 0 to 0.55 by MobileFaceNet;
 `bfr bench recogniser`; to be measured again with every new file of the embedded one."""
 
 
-def usual_least(recogniser: RecognizerNet) -> float:
+def usual_min_likeness(recogniser: RecognizerNet) -> float:
     """Return the least likeness to be taken for the same person by a recogniser."""
-    return recogniser.layout.least()
+    return recogniser.layout.min_likeness()
 
 
 class Likeness(NamedTuple):
@@ -40,12 +40,12 @@ class Likeness(NamedTuple):
 class People:
     """Whom to restore, whom to leave alone, and who tells.
 
-    For each vector of `only`, the one face of a picture that is most like it is restored, if it is at least `least`
-    like it; several vectors may be of one person. For each of `others`, the face most like it is left alone, if it is
-    at least `least` like it and not more like somebody in `only`. With `only` empty, everybody else is restored.
+    For each vector of `only`, the one face of a picture that is most like it is restored, if it is `min_likeness` like
+    it or more; several vectors may be of one person. For each of `others`, the face most like it is left alone, if it
+    is as like it and not more like somebody in `only`. With `only` empty, everybody else is restored.
 
     Raises:
-        SettingsError: nobody is named, the vectors are not of this recogniser, or `least` is out of range.
+        SettingsError: nobody is named, the vectors are not of this recogniser, or `min_likeness` is out of range.
     """
 
     recogniser: RecognizerNet
@@ -55,12 +55,12 @@ class People:
     """(N, D) of unit length; N may be 0."""
     others: Tensor
     """(M, D) of unit length; M may be 0."""
-    least: float
+    min_likeness: float
 
     def __post_init__(self) -> None:
         found = None
-        if not -1 <= self.least <= 1:
-            found = f"found a least likeness of {self.least}; expected a cosine, -1 to 1"
+        if not -1 <= self.min_likeness <= 1:
+            found = f"found a least likeness of {self.min_likeness}; expected a cosine, -1 to 1"
         elif not len(self.only) + len(self.others):
             found = "found nobody to look for; expected a photo of somebody to restore or to leave alone"
         elif self.only.ndim != 2 or self.others.ndim != 2 or self.only.shape[1] != self.others.shape[1]:
@@ -82,9 +82,9 @@ class People:
         *,
         only: Tensor | None = None,
         others: Tensor | None = None,
-        least: float | None = None,
+        min_likeness: float | None = None,
     ) -> People:
-        """Return the people of these identity vectors; who is not given is nobody, `least` the recogniser's usual."""
+        """Return the people of these identity vectors; who is not given is nobody, the limit the recogniser's usual."""
         width = next((given.shape[1] for given in (only, others) if given is not None), 0)
         nobody = torch.zeros(0, width)
         return cls(
@@ -92,7 +92,7 @@ class People:
             title,
             nobody if only is None else only,
             nobody if others is None else others,
-            usual_least(recogniser) if least is None else least,
+            usual_min_likeness(recogniser) if min_likeness is None else min_likeness,
         )
 
     def find(self, faces: Tensor) -> list[Likeness]:
@@ -118,19 +118,19 @@ class People:
         reasons = self._not_asked_for(wanted, nearest, here) if len(self.only) else [""] * len(vectors)
         for face in torch.nonzero(_first_choices(others, here).any(1))[:, 0].tolist():
             cosine = float(others[face].max())
-            if not reasons[face] and cosine >= self.least and cosine >= nearest[face] - _TIE:
+            if not reasons[face] and cosine >= self.min_likeness and cosine >= nearest[face] - _TIE:
                 reasons[face] = f"cosine {cosine:.3f} to somebody who is to be left alone"
         cosines = nearest if len(self.only) else _most(others)
         return [Likeness(float(cosine), reason) for cosine, reason in zip(cosines, reasons, strict=True)]
 
     def _not_asked_for(self, wanted: Tensor, nearest: Tensor, here: Tensor) -> list[str]:
-        chosen = (_first_choices(wanted, here) & (wanted >= self.least)).any(1).tolist()
+        chosen = (_first_choices(wanted, here) & (wanted >= self.min_likeness)).any(1).tolist()
         reasons = []
         for face, cosine in enumerate(nearest.tolist()):
             if chosen[face]:
                 reasons.append("")
-            elif cosine < self.least:
-                needed = f"at least {self.least:g} needed"
+            elif cosine < self.min_likeness:
+                needed = f"at least {self.min_likeness:g} needed"
                 reasons.append(f"cosine {cosine:.3f} to the person asked for, {needed}")
             else:
                 most = float(wanted[here[face], int(wanted[face].argmax())].max())
@@ -152,12 +152,12 @@ class DriftLimit:
     recogniser: RecognizerNet
     title: str
     """Of the recogniser, in words, for reports."""
-    most: float
+    max_drift: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.most <= 2:
+        if not 0 <= self.max_drift <= 2:
             raise SettingsError(
-                f"Cannot allow a drift of {self.most}",
+                f"Cannot allow a drift of {self.max_drift}",
                 found="a drift is one minus a cosine; expected 0 to 2",
                 kept="Nothing was started",
                 todo="Choose a limit in that range: 0 is the same person, about 1 somebody else",
@@ -165,7 +165,7 @@ class DriftLimit:
 
     def reason(self, moved: float) -> str:
         """Say why a face that moved too far is left as it was."""
-        return f"restoring moved its identity by {moved:.3f}, more than the {self.most:g} allowed"
+        return f"restoring moved its identity by {moved:.3f}, more than the {self.max_drift:g} allowed"
 
     def judge(self, before: Tensor, after: Tensor) -> list[tuple[float, str]]:
         """Return for each face its drift and why it is to be left as it was, empty where it may stay restored.
@@ -175,7 +175,7 @@ class DriftLimit:
         if not len(before):
             return []
         return [
-            (moved, self.reason(moved) if moved > self.most else "")
+            (moved, self.reason(moved) if moved > self.max_drift else "")
             for moved in drift(self.recogniser, before, after).tolist()
         ]
 

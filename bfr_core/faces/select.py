@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..types import Face
-from .passes import overlap
+from .pyramid import overlap
 
 _SAME_FACE = 0.3
 """Least overlap (IoU) of a given box with a detected face for the two to be the same: tools draw boxes differently."""

@@ -40,7 +40,7 @@ _BOTH = _Kind("picture or clip", (*FORMATS, *CLIP_SUFFIXES), {**FORMATS, **CONTA
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class FilePair:
     """One file to read and where its result goes."""
 
     source: Path
@@ -55,7 +55,7 @@ def plan_outputs(
     overwrite: bool = False,
     clips: bool = False,
     make: bool = True,
-) -> list[Job]:
+) -> list[FilePair]:
     """Pair every input picture with its output file, and make the output folders.
 
     Folders among the inputs are searched with their sub-folders, whose layout is kept below `out`; hidden names,
@@ -85,7 +85,9 @@ def plan_outputs(
     return _plan(_BOTH if clips else _PICTURES, inputs, Path(out), suffix, overwrite, make)
 
 
-def _plan(kind: _Kind, inputs: Sequence[Path], out: Path, suffix: str | None, overwrite: bool, make: bool) -> list[Job]:
+def _plan(
+    kind: _Kind, inputs: Sequence[Path], out: Path, suffix: str | None, overwrite: bool, make: bool
+) -> list[FilePair]:
     formats = kind.written
     suffix = suffix.lower() if suffix is not None else None
     if suffix is not None and suffix not in formats:
@@ -103,9 +105,9 @@ def _plan(kind: _Kind, inputs: Sequence[Path], out: Path, suffix: str | None, ov
         if suffix is not None and formats[suffix] != formats[out.suffix.lower()]:
             found = f"the output is {out}, and the suffix asked for is {suffix}"
             raise _error(SettingsError, "The output has two formats", found, "Leave one of them out")
-        folder, jobs = out.parent, [Job(pairs[0][0], out)]
+        folder, jobs = out.parent, [FilePair(pairs[0][0], out)]
     else:
-        folder, jobs = out, [Job(source, _target(source, inner, out, suffix, kind)) for source, inner in pairs]
+        folder, jobs = out, [FilePair(source, _target(source, inner, out, suffix, kind)) for source, inner in pairs]
     _check_kinds(jobs)
     _check_names(jobs)
     _check_folders(jobs, folder)
@@ -116,7 +118,7 @@ def _plan(kind: _Kind, inputs: Sequence[Path], out: Path, suffix: str | None, ov
     return jobs
 
 
-def make_places(jobs: Sequence[Job]) -> None:
+def make_places(jobs: Sequence[FilePair]) -> None:
     """Make the folders of a plan's outputs, and prove that files can be made there.
 
     Raises:
@@ -189,7 +191,7 @@ def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kin
     return out / named
 
 
-def _check_kinds(jobs: list[Job]) -> None:
+def _check_kinds(jobs: list[FilePair]) -> None:
     """Refuse to make a picture of a clip, or a clip of a picture."""
     for job in jobs:
         names = [path.suffix.lower() in CLIP_SUFFIXES for path in (job.source, job.target)]
@@ -200,7 +202,7 @@ def _check_kinds(jobs: list[Job]) -> None:
             )
 
 
-def _check_names(jobs: list[Job], *, windows: bool = os.name == "nt") -> None:
+def _check_names(jobs: list[FilePair], *, windows: bool = os.name == "nt") -> None:
     """Refuse names the system cannot hold, which would otherwise end the run in its middle."""
     for job in jobs:
         name = job.target.name
@@ -215,7 +217,7 @@ def _check_names(jobs: list[Job], *, windows: bool = os.name == "nt") -> None:
             raise _error(OutputMediaError, f"Cannot write {job.target}", found, "Rename the input")
 
 
-def _check_folders(jobs: list[Job], folder: Path) -> None:
+def _check_folders(jobs: list[FilePair], folder: Path) -> None:
     """Refuse an output folder that is a file, is read-only, or leads elsewhere through a link."""
     root = folder.resolve()
     for place in sorted({job.target.parent for job in jobs}):
@@ -233,10 +235,10 @@ def _check_folders(jobs: list[Job], folder: Path) -> None:
         require_writable(standing)
 
 
-def _check_collisions(jobs: list[Job], folder: Path) -> None:
+def _check_collisions(jobs: list[FilePair], folder: Path) -> None:
     """Refuse two inputs that would become one output, on disks that fold case too."""
     folds = _folds_case(folder)
-    owners: dict[str, Job] = {}
+    owners: dict[str, FilePair] = {}
 
     def key(path: Path) -> str:
         return unicodedata.normalize("NFC", str(path)).casefold() if folds else str(path)
@@ -262,7 +264,7 @@ def _folds_case(folder: Path) -> bool:
     return os.name == "nt"
 
 
-def _check_existing(jobs: list[Job], overwrite: bool) -> None:
+def _check_existing(jobs: list[FilePair], overwrite: bool) -> None:
     """Refuse outputs that are inputs under any name, and outputs that are there already."""
     # The file's number sees through links, hard links and case, which no comparison of names does.
     sources: dict[tuple[int, int], Path] = {}

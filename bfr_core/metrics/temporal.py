@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputMediaError
 
-LEAST_VISIBLE = 0.1
+MIN_VISIBLE = 0.1
 """A pair of which less than this share of the pixels can be followed is a cut or a blackout, and is not measured."""
 
 _SHORTEST_SIDE = 16
@@ -39,7 +39,7 @@ class Motion:
     @property
     def measurable(self) -> bool:
         """Whether enough can be followed to say anything."""
-        return self.followed >= LEAST_VISIBLE
+        return self.followed >= MIN_VISIBLE
 
     def change(self, first: Tensor, second: Tensor) -> np.ndarray:
         """Return the second frame brought back along the motion, less the first, where it can be followed.

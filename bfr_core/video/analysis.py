@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..faces.people import usual_least
+from ..faces.people import usual_min_likeness
 from .choose import choose
-from .plan import Crew, FilmOptions
+from .plan import FilmModels, FilmOptions
 from .scan import ScanOptions
 from .tracks import link, people
 from .types import Scan, Track
@@ -14,7 +14,7 @@ from .types import Scan, Track
 
 def analyse(
     found: Scan,
-    crew: Crew,
+    models: FilmModels,
     options: FilmOptions,
     shape: tuple[int, int],
     *,
@@ -25,7 +25,7 @@ def analyse(
 
     Args:
         found: the whole scan.
-        crew: who recognises, and the size of whose crops the gate judges by.
+        models: who recognises, and the size of whose crops the gate judges by.
         options: whom to choose.
         shape: height and width of an upright frame.
         looking: how the scan was made, where that is not as the options have it.
@@ -35,7 +35,7 @@ def analyse(
         SettingsError: the choice names a track or a person that is not there.
     """
     tracks = link(found, looking or options.looking, check_cancel)
-    if crew.recogniser is not None:
-        people(tracks, usual_least(crew.recogniser), check_cancel)
-    choose(tracks, options.choice, shape, size=crew.restorer.size)
+    if models.recogniser is not None:
+        people(tracks, usual_min_likeness(models.recogniser), check_cancel)
+    choose(tracks, options.choice, shape, size=models.restorer.size)
     return tracks

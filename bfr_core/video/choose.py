@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..faces.align import sample
-from .gate import QualityGate, yaw
+from .quality import QualityFilter, yaw
 from .smooth import SIDE
 from .tracks import box_sizes
 from .types import Scan, Track
@@ -34,7 +34,7 @@ _ABOUT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TrackSelection:
     """Whom to restore; what is not said does not matter."""
 
     people: People | None = None
@@ -49,11 +49,11 @@ class Choice:
     """Tracks that are among so many largest, of those not left alone for another reason, in half of their frames."""
     region: tuple[float, float, float, float] | None = None
     """x0, y0, x1, y1 as shares of the frame: tracks whose median centre lies inside."""
-    gate: QualityGate | None = field(default_factory=QualityGate)
+    quality_filter: QualityFilter | None = field(default_factory=QualityFilter)
     """Who has nothing to gain; None for everybody has."""
 
 
-def choose(tracks: Sequence[Track], choice: Choice, shape: tuple[int, int], *, size: int = 512) -> None:
+def choose(tracks: Sequence[Track], choice: TrackSelection, shape: tuple[int, int], *, size: int = 512) -> None:
     """Mark every track as to be restored or not, with the reason.
 
     Args:
@@ -76,7 +76,7 @@ def choose(tracks: Sequence[Track], choice: Choice, shape: tuple[int, int], *, s
         track.restore = not track.reason
 
 
-def _check(tracks: Sequence[Track], choice: Choice) -> None:
+def _check(tracks: Sequence[Track], choice: TrackSelection) -> None:
     ids, persons = {track.id for track in tracks}, {track.person for track in tracks} - {0}
     for asked, there, what in (
         ({*choice.ids, *choice.except_ids}, ids, "track"),
@@ -107,7 +107,7 @@ def _numbers(numbers: Collection[int]) -> str:
     return ", ".join(shown) + (", ..." if len(numbers) > len(shown) else "") if shown else "none"
 
 
-def _reason(track: Track, shape: tuple[int, int], choice: Choice, size: int) -> str:
+def _reason(track: Track, shape: tuple[int, int], choice: TrackSelection, size: int) -> str:
     if track.id in choice.except_ids:
         return "this track was to be left alone"
     if choice.ids and track.id not in choice.ids:
@@ -119,9 +119,9 @@ def _reason(track: Track, shape: tuple[int, int], choice: Choice, size: int) -> 
         x0, y0, x1, y1 = choice.region
         if not (x0 <= x <= x1 and y0 <= y <= y1):
             return f"its middle, {x:.2f} {y:.2f} of the frame, is outside the region asked for"
-    if choice.gate is None or track.id in choice.ids:
+    if choice.quality_filter is None or track.id in choice.ids:
         return ""
-    return choice.gate.reason(track, size)
+    return choice.quality_filter.reason(track, size)
 
 
 def _by_people(tracks: Sequence[Track], people: People) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 REACH_S = 0.2
 """Seconds to either side that take part."""
 
-MOST_FRAMES = 8
+MAX_FRAMES = 8
 """Frames to either side at most, which bounds memory at high frame rates."""
 
 SIGMA_S = 0.1
@@ -101,7 +101,7 @@ _Followed: TypeAlias = tuple[_Row, np.ndarray, np.ndarray]
 class Deflicker:
     """The steadied faces of one track. Rows are added in order; each is asked for once those after it are there.
 
-    The result for a row depends on no row further away than REACH_S and MOST_FRAMES, so a part of a film that begins
+    The result for a row depends on no row further away than REACH_S and MAX_FRAMES, so a part of a film that begins
     that much earlier gives the same as the whole.
 
     Args:
@@ -172,7 +172,7 @@ class Deflicker:
         flow = np.zeros((self._side, self._side, 2), np.float32)
         sure = np.ones((self._side, self._side), np.float32)
         now, found = here, []
-        for _ in range(MOST_FRAMES):
+        for _ in range(MAX_FRAMES):
             step = now.on if direction > 0 else now.back
             there = self._rows.get(now.index + direction)
             if step is None or there is None or abs(there.time - here.time) > REACH_S + 1e-6:

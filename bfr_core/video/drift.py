@@ -20,7 +20,7 @@ from ..runtime import Runtime
 from .choose import worth
 from .render import RenderOptions, track_seed
 from .smooth import SIDE
-from .types import Moment, Track
+from .types import Track, VideoFrame
 
 if TYPE_CHECKING:
     from ..restorer import Restorer
@@ -37,7 +37,7 @@ def sampled_rows(track: Track) -> list[int]:
 
 
 def measure_drift(
-    moments: Iterable[Moment],
+    moments: Iterable[VideoFrame],
     tracks: Sequence[Track],
     restorer: Restorer,
     options: RenderOptions,
@@ -100,5 +100,5 @@ def apply_drift(tracks: Sequence[Track], drift: dict[int, float], limit: DriftLi
         if moved is None:
             continue
         track.facts["drift"] = round(moved, 4)
-        if moved > limit.most:
+        if moved > limit.max_drift:
             track.restore, track.reason = False, limit.reason(moved)

@@ -16,10 +16,10 @@ from ..runtime import Runtime
 from .analysis import analyse
 from .choose import to_json
 from .drift import apply_drift, measure_drift
-from .plan import Crew, FilmOptions
+from .plan import FilmModels, FilmOptions
 from .render import render
 from .scan import scan
-from .types import Hear, Moment, Scan, Track, unheard
+from .types import ProgressCallback, Scan, Track, VideoFrame, no_progress
 
 _SMALL = 4_000
 """Pixels of the picture that cuts are found in."""
@@ -42,11 +42,11 @@ class RestoredFrames:
 def restore_frames(
     frames: Tensor,
     rate: float,
-    crew: Crew,
+    models: FilmModels,
     options: FilmOptions | None = None,
     runtime: Runtime | None = None,
     *,
-    hear: Hear = unheard,
+    on_progress: ProgressCallback = no_progress,
 ) -> RestoredFrames:
     """Restore the faces of consecutive frames as a film's: followed, steadied, and chosen as a whole.
 
@@ -55,10 +55,10 @@ def restore_frames(
     Args:
         frames: of one film, in order; not changed.
         rate: frames a second.
-        crew: who does the work.
+        models: who does the work.
         options: what to do; what concerns files is not read.
         runtime: where to run.
-        hear: hears the name of a pass, frames done and frames in all.
+        on_progress: hears the name of a pass, frames done and frames in all.
 
     Raises:
         InputMediaError: the frames have another shape or type.
@@ -82,21 +82,23 @@ def restore_frames(
             todo="Give the frame rate of the film",
         )
 
-    def moments(name: str) -> Iterator[Moment]:
+    def moments(name: str) -> Iterator[VideoFrame]:
         for index, frame in enumerate(frames):
             runtime.check_cancel()
-            hear(name, index, len(frames))
-            yield Moment(index, index / rate, lambda frame=frame: frame.clamp(0, 1), lambda frame=frame: small(frame))
-        hear(name, len(frames), len(frames))
+            on_progress(name, index, len(frames))
+            yield VideoFrame(
+                index, index / rate, lambda frame=frame: frame.clamp(0, 1), lambda frame=frame: small(frame)
+            )
+        on_progress(name, len(frames), len(frames))
 
-    found = Scan.joined(list(scan(moments("analyse"), crew.detector, crew.recogniser, options.looking, runtime)))
-    tracks = analyse(found, crew, options, (frames.shape[2], frames.shape[3]), check_cancel=runtime.check_cancel)
+    found = Scan.joined(list(scan(moments("analyse"), models.detector, models.recogniser, options.looking, runtime)))
+    tracks = analyse(found, models, options, (frames.shape[2], frames.shape[3]), check_cancel=runtime.check_cancel)
     if options.drift_limit is not None:
         limit, silent = options.drift_limit, runtime.silent()
-        drift = measure_drift(moments("judge"), tracks, crew.restorer, options.render, limit, silent)
+        drift = measure_drift(moments("judge"), tracks, models.restorer, options.render, limit, silent)
         apply_drift(tracks, drift, limit)
     out = frames.clone()
-    for item in render(moments("render"), tracks, crew.restorer, options.render, runtime, span=(0, len(frames))):
+    for item in render(moments("render"), tracks, models.restorer, options.render, runtime, span=(0, len(frames))):
         if item.after is not None and item.before is not None:
             # As a difference: what lies outside [0, 1] beside the faces stays.
             out[item.index] += item.after - item.before

@@ -28,12 +28,12 @@ from .manifest import JobFolder
 from .pipes import Halt
 from .pipes import run as run_pipes
 from .pixels import Pixels
-from .plan import Crew, FilmOptions, Plan, digest_of, expected_frames, fingerprint
-from .reader import Reader, identity
+from .plan import FilmModels, FilmOptions, Plan, digest_of, expected_frames, fingerprint
+from .reader import Reader, file_fingerprint
 from .render import Rendered, reach, render
 from .scan import scan
 from .segments import SegmentWriter
-from .types import Hear, Moment, Scan, Track, unheard
+from .types import ProgressCallback, Scan, Track, VideoFrame, no_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,10 +74,10 @@ class FilmJob:
 
     Args:
         plan: from `plan_film`.
-        crew: who does the work.
+        models: who does the work.
         options: the same as the plan's.
         runtime: where to run; its `check_cancel` is asked several times a second.
-        hear: hears of the passes: analyse, pictures (of the faces, for the report), render, join, verify.
+        on_progress: hears of the passes: analyse, pictures (of the faces, for the report), render, join, verify.
         preview: sees a frame now and then.
         restart: throw away what an earlier run with other settings left.
 
@@ -89,16 +89,16 @@ class FilmJob:
     def __init__(
         self,
         plan: Plan,
-        crew: Crew,
+        models: FilmModels,
         options: FilmOptions,
         runtime: Runtime,
         *,
-        hear: Hear = unheard,
+        on_progress: ProgressCallback = no_progress,
         preview: Preview | None = None,
         restart: bool = False,
     ) -> None:
-        self.plan, self.crew, self.options, self.runtime = plan, crew, options, runtime
-        self.hear, self.preview = hear, preview
+        self.plan, self.models, self.options, self.runtime = plan, models, options, runtime
+        self.on_progress, self.preview = on_progress, preview
         self.folder = JobFolder(plan.folder, runtime.check_cancel)
         self._restart = restart
         self._seconds: dict[str, float] = {}
@@ -112,7 +112,7 @@ class FilmJob:
     def __enter__(self) -> FilmJob:
         self.folder.__enter__()
         try:
-            self._identity = identity(self.plan.info.path)
+            self._identity = file_fingerprint(self.plan.info.path)
             self._begin_analysis()
         except BaseException:
             self.folder.__exit__(None, None, None)
@@ -125,10 +125,10 @@ class FilmJob:
     def _begin_analysis(self) -> None:
         """Continue what an earlier run found, where it is of use to this one."""
         restart = self._restart
-        before = self.folder.settings("analysis").get("scan", {}).get("least_px")
+        before = self.folder.settings("analysis").get("scan", {}).get("min_px")
         if before == 0:
-            self._looking = replace(self._looking, least_px=0.0)
-        elif before is not None and not self._looking.least_px and not _is_edited(self.folder.read_json(_TRACKS)):
+            self._looking = replace(self._looking, min_px=0.0)
+        elif before is not None and not self._looking.min_px and not _is_edited(self.folder.read_json(_TRACKS)):
             restart = True
             self._notes.append("Small faces were not looked for before: the film was looked through anew")
         settings = {"source": self._identity, "bfr": __version__, **self._analysis_settings()}
@@ -149,7 +149,7 @@ class FilmJob:
         found = self._scanned()
         shape = (self.plan.info.height, self.plan.info.width)
         tracks = analyse(
-            found, self.crew, self.options, shape, looking=self._looking, check_cancel=self.runtime.check_cancel
+            found, self.models, self.options, shape, looking=self._looking, check_cancel=self.runtime.check_cancel
         )
         self._judge_drift(tracks)
         self._found = replace(found, identity=found.identity[:, :0])  # the largest part, which nobody asks for again
@@ -169,14 +169,14 @@ class FilmJob:
         if limit is None:
             return
         chosen = [(track.id, int(track.first), int(track.last)) for track in tracks if track.restore]
-        told = {**fingerprint(self.crew), **self._render.told(), "by": digest_of(limit.recogniser), "tracks": chosen}
+        told = {**fingerprint(self.models), **self._render.told(), "by": digest_of(limit.recogniser), "tracks": chosen}
         key = _digest(told)
         before = self.folder.read_json(_DRIFT)
         if isinstance(before, dict) and before.get("key") == key:
             drift = {int(track): float(moved) for track, moved in before["drift"].items()}
         else:
             drift = measure_drift(
-                self._reader(), tracks, self.crew.restorer, self._render, limit, self.runtime.silent()
+                self._reader(), tracks, self.models.restorer, self._render, limit, self.runtime.silent()
             )
             self.folder.write_json(_DRIFT, {"key": key, "drift": drift})
         apply_drift(tracks, drift, limit)
@@ -195,21 +195,21 @@ class FilmJob:
         if not self.folder.scan_done:
             total = expected_frames(self.plan.info, self.options.window)
 
-            def decoded() -> Iterator[Moment]:
+            def decoded() -> Iterator[VideoFrame]:
                 for moment in reader:
                     small = moment.small()  # in the decoder's thread, beside the search for faces
                     yield replace(moment, small=lambda small=small: small)
 
-            def listen(moments: Iterator[Moment]) -> Iterator[Moment]:
+            def listen(moments: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
                 for moment in moments:
                     self.runtime.check_cancel()
-                    self.hear("analyse", moment.index, total)
+                    self.on_progress("analyse", moment.index, total)
                     yield moment
 
-            def looked(moments: Iterator[Moment]) -> Iterator[Scan]:
-                crew, seen = self.crew, listen(moments)
+            def looked(moments: Iterator[VideoFrame]) -> Iterator[Scan]:
+                models, seen = self.models, listen(moments)
                 with halt:
-                    yield from scan(seen, crew.detector, crew.recogniser, self._looking, self.runtime, start=done)
+                    yield from scan(seen, models.detector, models.recogniser, self._looking, self.runtime, start=done)
 
             def keep(part: Scan) -> None:
                 self.folder.add_scan(part)
@@ -247,7 +247,7 @@ class FilmJob:
         last = max(wanted)
         for moment in self._reader():
             self.runtime.check_cancel()
-            self.hear("pictures", moment.index, last + 1)
+            self.on_progress("pictures", moment.index, last + 1)
             for track in wanted.get(moment.index, ()):
                 picture = thumbnail(moment.rgb(), track, best_row(track))
                 write_picture(self._picture_of(track), Picture(to_bytes(picture)))
@@ -274,7 +274,7 @@ class FilmJob:
             self._render_run(tracks, found, first, last, done)
             done += last - first
         self._seconds["render"] = time.monotonic() - start
-        if identity(self.plan.info.path) != self._identity:
+        if file_fingerprint(self.plan.info.path) != self._identity:
             raise InputMediaError(
                 f"{self.plan.info.path} was changed while it was read",
                 found="its size, its time or its content is no longer what it was when the job began",
@@ -284,7 +284,7 @@ class FilmJob:
         start = time.monotonic()
         joined = join(
             self.folder.segments(), self.plan.info, self.plan.target, self.plan.encoding, self.plan.kept, found.pts,
-            window=self.options.window, check_cancel=self.runtime.check_cancel, hear=self.hear,
+            window=self.options.window, check_cancel=self.runtime.check_cancel, on_progress=self.on_progress,
             token=self.folder.token,
         )  # fmt: skip
         self._seconds["join"] = time.monotonic() - start
@@ -325,7 +325,7 @@ class FilmJob:
         ahead = reach(found, self._render)
         shown, halt = [0.0], Halt(self.runtime.check_cancel)
 
-        def decoded() -> Iterator[Moment]:
+        def decoded() -> Iterator[VideoFrame]:
             for moment in self._reader(halt.check_decoder):
                 if moment.index >= last + ahead:
                     return
@@ -333,13 +333,13 @@ class FilmJob:
                     self._check_stamp(moment, found)
                     yield moment
 
-        def restored(moments: Iterator[Moment]) -> Iterator[tuple[Moment, Any]]:
-            made = render(moments, tracks, self.crew.restorer, self._render, self.runtime, span=(first, last))
+        def restored(moments: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, Any]]:
+            made = render(moments, tracks, self.models.restorer, self._render, self.runtime, span=(first, last))
             with halt:
                 for count, item in enumerate(made):
                     self.runtime.check_cancel()
                     yield item.moment, self._drawn(item, shown)
-                    self.hear("render", done + count + 1, len(found))
+                    self.on_progress("render", done + count + 1, len(found))
 
         with _Segments(self, first) as encoder:
             run_pipes(decoded(), restored, encoder, check_cancel=halt.check_cancel)
@@ -354,7 +354,7 @@ class FilmJob:
             self.preview(item.before, item.after)
         return self._pixels.write(item.moment.picture, item.before, item.after, item.box)
 
-    def _check_stamp(self, moment: Moment, found: Scan) -> None:
+    def _check_stamp(self, moment: VideoFrame, found: Scan) -> None:
         if moment.index >= len(found) or moment.pts != int(found.pts[moment.index]):
             raise InputMediaError(
                 f"{self.plan.info.path} reads otherwise than before",
@@ -374,8 +374,8 @@ class FilmJob:
     def _analysis_settings(self) -> dict[str, Any]:
         options = self.options
         return {
-            "detector": self.crew.detector.name,
-            "recogniser": digest_of(self.crew.recogniser) if self.crew.recogniser is not None else "",
+            "detector": self.models.detector.name,
+            "recogniser": digest_of(self.models.recogniser) if self.models.recogniser is not None else "",
             "scan": asdict(self._looking),
             "on_damage": options.on_damage,
             "rate": str(options.rate),
@@ -384,9 +384,9 @@ class FilmJob:
         }
 
     def _render_settings(self, tracks: Sequence[Track]) -> dict[str, Any]:
-        options, restorer = self.options, self.crew.restorer
+        options, restorer = self.options, self.models.restorer
         return {
-            **fingerprint(self.crew),
+            **fingerprint(self.models),
             "render": self._render.told()
             | {"settings": asdict(restorer.method.settings(self._render.settings, restorer.config))},
             "encoding": asdict(self.plan.encoding),
@@ -400,7 +400,7 @@ class FilmJob:
         for track in tracks:
             if track.restore and self._render.strengths.get(track.id, self._render.strength) > 0:
                 touched[track.frames] |= track.weight > 0
-        restorer = self.crew.restorer
+        restorer = self.models.restorer
         return FilmReport(
             str(self.plan.info.path), str(self.plan.target), restorer.method.id, restorer.config.name,
             colours_of(self._render.colours, restorer.config), len(found), int(touched.sum()),
@@ -435,7 +435,7 @@ class _Segments:
         if self.writer is not None:
             self.writer.abort()
 
-    def __call__(self, item: tuple[Moment, Any]) -> None:
+    def __call__(self, item: tuple[VideoFrame, Any]) -> None:
         moment, picture = item
         if moment.index != self.next:
             raise RestoreError(

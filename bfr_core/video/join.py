@@ -20,7 +20,7 @@ from .matroska import ROOM, set_shape
 from .probe import is_cover, open_clip, unreadable
 from .segments import Segment
 from .streams import KEEP_STAMPS, PLAIN_KEYS, copy_stream, is_attached, lasts, of_the_clip
-from .types import Hear, VideoInfo, unheard
+from .types import ProgressCallback, VideoInfo, no_progress
 from .verify import Copied, Written, verify
 
 _LATEST_START_S = 10.0
@@ -39,7 +39,7 @@ def join(
     *,
     window: tuple[float, float] | None = None,
     check_cancel: Callable[[], None] = lambda: None,
-    hear: Hear = unheard,
+    on_progress: ProgressCallback = no_progress,
     token: str | None = None,
 ) -> dict[str, Any]:
     """Write the film: the packets of all segments with the clip's own time stamps, and the streams that are kept.
@@ -57,7 +57,7 @@ def join(
         pts: (N,) time stamp of each frame in the clip's time base, ascending.
         window: the part that was asked for, start and length in seconds; only its sound is copied then.
         check_cancel: raises where the run is to stop; asked every few packets.
-        hear: hears how many frames are written, as "join", and how many are found in the result, as "verify".
+        on_progress: hears how many frames are written, as "join", and how many are found in the result, as "verify".
         token: names the unfinished file, so that a run that was killed leaves none behind; see `publish`.
 
     Returns:
@@ -70,11 +70,11 @@ def join(
     """
     pts = np.asarray(pts, np.int64)
     _check_segments(segments, target, pts)
-    film = _Film(segments, info, encoding, pts, window, check_cancel, hear)
+    film = _Film(segments, info, encoding, pts, window, check_cancel, on_progress)
     report: dict[str, Any] = {}
 
     def check(temporary: Path) -> None:
-        report.update(verify(temporary, target, film.written(), check_cancel, hear))
+        report.update(verify(temporary, target, film.written(), check_cancel, on_progress))
 
     try:
         with publish(target, check=check, token=token) as file:
@@ -129,10 +129,10 @@ class _Film:
         pts: np.ndarray,
         window: tuple[float, float] | None,
         check_cancel: Callable[[], None],
-        hear: Hear,
+        on_progress: ProgressCallback,
     ) -> None:
         self.segments, self.info, self.encoding, self.pts = segments, info, encoding, pts
-        self.window, self.check_cancel, self.hear = window, check_cancel, hear
+        self.window, self.check_cancel, self.on_progress = window, check_cancel, on_progress
         self.copied: dict[int, Copied] = {}
         self.chapters: list[dict[str, Any]] = []
         self.metadata: dict[str, str] = {}
@@ -358,7 +358,7 @@ class _Film:
                         raise self.error(segment.path, "it has more frames than it should", "Delete it")
                     if index % 16 == 0:
                         self.check_cancel()
-                        self.hear("join", index, total)
+                        self.on_progress("join", index, total)
                     stamp = int(self.pts[index]) + self.shift
                     packet.stream = stream
                     packet.time_base = self.info.time_base

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputMediaError
-from .choose import Choice
+from .choose import TrackSelection
 from .encode import EncodeSettings, Encoding, choose_encoding, trial
 from .probe import no_stamps, probe
 from .reader import OnDamage
@@ -37,7 +37,7 @@ class FilmOptions:
     """What a job does, beside whom it asks."""
 
     scan: ScanOptions = field(default_factory=ScanOptions)
-    choice: Choice = field(default_factory=Choice)
+    choice: TrackSelection = field(default_factory=TrackSelection)
     render: RenderOptions = field(default_factory=RenderOptions)
     drift_limit: DriftLimit | None = None
     """Which tracks to leave because restoring would make somebody else of them."""
@@ -59,12 +59,12 @@ class FilmOptions:
     def looking(self) -> ScanOptions:
         """How closely to look, given that the gate leaves smaller faces alone."""
         # There are two kinds of search only, so other sizes are no reason to look anew.
-        least = max(self.scan.least_px, self.choice.gate.min_size if self.choice.gate else 0.0)
-        return replace(self.scan, least_px=HALVED_PX if least >= HALVED_PX else 0.0)
+        least = max(self.scan.min_px, self.choice.quality_filter.min_size if self.choice.quality_filter else 0.0)
+        return replace(self.scan, min_px=HALVED_PX if least >= HALVED_PX else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class FilmModels:
     """Who does the work."""
 
     restorer: Restorer
@@ -171,9 +171,9 @@ def digest_of(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(crew: Crew) -> dict[str, Any]:
+def fingerprint(models: FilmModels) -> dict[str, Any]:
     """Return who restores, weights and guide included, so that a job is continued by the same one only."""
-    restorer, guide = crew.restorer, crew.restorer.guide
+    restorer, guide = models.restorer, models.restorer.guide
     told: dict[str, Any] = {
         "method": restorer.method.id,
         "config": restorer.config.name,

@@ -13,7 +13,7 @@ from ..degrade.codec import ACCURATE
 from ..errors import InputMediaError, SettingsError
 from .pixels import Filter, Pixels
 from .probe import INTERLACED, clock, no_stamps, open_clip, unreadable
-from .types import Moment, VideoInfo
+from .types import VideoFrame, VideoInfo
 
 OnDamage = Literal["stop", "hold", "skip"]
 ON_DAMAGE: tuple[OnDamage, ...] = ("stop", "hold", "skip")
@@ -62,7 +62,7 @@ class Reader:
         lost: descriptions of the first losses.
         lost_count: all losses.
         notes: what a person should know, complete after the end.
-        pixels: the conversions behind `Moment.rgb` and `Moment.small`.
+        pixels: the conversions behind `VideoFrame.rgb` and `VideoFrame.small`.
 
     Raises:
         SettingsError: unknown `on_damage`, or a rate or window that cannot be.
@@ -100,7 +100,7 @@ class Reader:
         self._missing: list[int] = []  # time stamps of packets that could not be decoded, until a later frame comes
         self._end_s = 0.0
 
-    def __iter__(self) -> Iterator[Moment]:
+    def __iter__(self) -> Iterator[VideoFrame]:
         """Yield every frame.
 
         Raises:
@@ -317,10 +317,10 @@ class Reader:
         picture.pts = pts
         return picture
 
-    def _moment(self, picture: Any, pts: int, time: float) -> Moment:
+    def _moment(self, picture: Any, pts: int, time: float) -> VideoFrame:
         index, self.frames = self.frames, self.frames + 1
         pixels = self.pixels
-        return Moment(index, time, lambda: pixels.rgb(picture), lambda: pixels.small(picture), picture, pts)
+        return VideoFrame(index, time, lambda: pixels.rgb(picture), lambda: pixels.small(picture), picture, pts)
 
     # --- faults --------------------------------------------------------------------------------------------------
 
@@ -348,7 +348,7 @@ def _refuse(name: str, given: Any, expected: str) -> SettingsError:
     )
 
 
-def identity(path: Path) -> dict[str, Any]:
+def file_fingerprint(path: Path) -> dict[str, Any]:
     """Return what tells a file from another and from a changed one: size, time of change, hash of both ends.
 
     Raises:

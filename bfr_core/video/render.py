@@ -25,9 +25,9 @@ from ..restoration.options import COLOURS, Colours
 from ..restorer import Restorer, face_seed
 from ..runtime import Runtime
 from ..types import Face, FaceCrop
-from .deflicker import MOST_FRAMES, REACH_S, Deflicker
+from .deflicker import MAX_FRAMES, REACH_S, Deflicker
 from .smooth import SIDE
-from .types import Moment, Scan, Track
+from .types import Scan, Track, VideoFrame
 
 _MASK_SIDE = 64
 """Side of the flat masks by which faces are shown in part."""
@@ -79,7 +79,7 @@ class Rendered:
     """One frame on its way out."""
 
     index: int
-    moment: Moment
+    moment: VideoFrame
     before: Tensor | None = None
     """(3, H, W) as `moment.rgb()` gave it; None where nothing is to be changed."""
     after: Tensor | None = None
@@ -102,7 +102,7 @@ def reach(found: Scan | Sequence[float] | np.ndarray, options: RenderOptions) ->
         return 0
     after = np.searchsorted(times, times + REACH_S + 1e-6, side="right") - np.arange(len(times)) - 1
     before = np.arange(len(times)) - np.searchsorted(times, times - REACH_S - 1e-6, side="left")
-    return int(min(max(after.max(), before.max(), 0), MOST_FRAMES))
+    return int(min(max(after.max(), before.max(), 0), MAX_FRAMES))
 
 
 def track_seed(options: RenderOptions, track: Track) -> int:
@@ -111,7 +111,7 @@ def track_seed(options: RenderOptions, track: Track) -> int:
 
 
 def render(
-    moments: Iterable[Moment],
+    moments: Iterable[VideoFrame],
     tracks: Sequence[Track],
     restorer: Restorer,
     options: RenderOptions,
@@ -149,7 +149,7 @@ class _Shown:
     """One face in one frame."""
 
     track: Track
-    moment: Moment
+    moment: VideoFrame
     matrix: np.ndarray
     """(2, 3): frame to the crop of the restorer's size."""
     strength: float
@@ -162,7 +162,7 @@ class _Shown:
 class _Held:
     """A frame that waits for its faces, or for those of frames after it."""
 
-    moment: Moment
+    moment: VideoFrame
     faces: list[_Shown]
 
 
@@ -189,7 +189,7 @@ class _Renderer:
     def _strength(self, track: Track) -> float:
         return self.options.strengths.get(track.id, self.options.strength)
 
-    def run(self, moments: Iterator[Moment]) -> Iterator[Rendered]:
+    def run(self, moments: Iterator[VideoFrame]) -> Iterator[Rendered]:
         """Yield the frames of the span."""
         for moment in moments:
             self.runtime.check_cancel()
@@ -197,14 +197,14 @@ class _Renderer:
             while len(self.waiting) >= max(self.runtime.batch, 1):
                 self._restore()
             # Frames without faces behind the last one must not be held for the sake of a full batch.
-            if self.waiting and len(self.held) > max(self.runtime.batch, 1) + MOST_FRAMES:
+            if self.waiting and len(self.held) > max(self.runtime.batch, 1) + MAX_FRAMES:
                 self._restore()
             yield from self._give(moment)
         while self.waiting:
             self._restore()
         yield from self._give(None)
 
-    def _take(self, moment: Moment) -> None:
+    def _take(self, moment: VideoFrame) -> None:
         """Cut out the faces of a frame."""
         while self._coming and self._coming[0].first <= moment.index:
             self._here.append(self._coming.popleft())
@@ -248,7 +248,7 @@ class _Renderer:
                 steady.add(shown.moment.index, shown.moment.time, shown.image, face)
             shown.image, shown.restored = face, True
 
-    def _give(self, latest: Moment | None) -> Iterator[Rendered]:
+    def _give(self, latest: VideoFrame | None) -> Iterator[Rendered]:
         """Yield the frames that nothing still to come can change; all that is left where nothing comes."""
         while self.held and self._ready(self.held[0], latest):
             held = self.held.popleft()
@@ -257,7 +257,7 @@ class _Renderer:
                 yield self._rendered(held)
             self._forget(held.moment.index)
 
-    def _ready(self, held: _Held, latest: Moment | None) -> bool:
+    def _ready(self, held: _Held, latest: VideoFrame | None) -> bool:
         """Return whether a frame's faces are restored, and so are those within reach of them."""
         if not held.faces or not self.options.deflicker:
             return all(shown.restored for shown in held.faces)
@@ -267,12 +267,12 @@ class _Renderer:
         return all(shown.restored for other in near for shown in other.faces)
 
     @staticmethod
-    def _within(one: Moment, other: Moment) -> bool:
-        return other.index - one.index <= MOST_FRAMES and other.time - one.time <= REACH_S + 1e-6
+    def _within(one: VideoFrame, other: VideoFrame) -> bool:
+        return other.index - one.index <= MAX_FRAMES and other.time - one.time <= REACH_S + 1e-6
 
     def _forget(self, index: int) -> None:
         for track, steady in list(self._steady.items()):
-            steady.drop(index + 1 - MOST_FRAMES)
+            steady.drop(index + 1 - MAX_FRAMES)
             if not len(steady):
                 del self._steady[track]
 

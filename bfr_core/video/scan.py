@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from ..bounds import bounded, check_bounds
 from ..faces.align import FFHQ_TEMPLATE, sample, similarity
-from ..faces.passes import overlap
+from ..faces.pyramid import overlap
 from ..runtime import Runtime
 from ..types import Face
 from .cuts import CutFinder
-from .gate import CROP, sharpness
-from .types import Moment, Scan
+from .quality import CROP, sharpness
+from .types import Scan, VideoFrame
 
 if TYPE_CHECKING:
     from ..faces.detect import Detector
@@ -34,7 +34,7 @@ PART = 500
 """Frames of a part, about: a killed job loses less than a minute of work."""
 SEARCH_S = 0.2
 """Seconds from search to search with faces in sight, where they can be followed."""
-MOST_HELD = 48
+MAX_HELD = 48
 """Frames held between two searches at most, whatever the frame rate: 48 of 4K are 600 MB."""
 _SAME = 0.3
 """Least overlap (IoU) of a face with itself in a neighbouring frame."""
@@ -66,7 +66,7 @@ class ScanOptions:
     """Seconds from search to search while nobody is in sight."""
     threshold: float | None = bounded(None, 0, 1)
     """Least score of a face; None for the detector's own."""
-    least_px: float = bounded(0.0, 0, 1e6)
+    min_px: float = bounded(0.0, 0, 1e6)
     """Smaller faces, in pixels, are of no use to the caller, and may be missed."""
     identity_s: float = bounded(0.5, 0, 60)
     """Seconds after which a face is asked again who it is and how sharp."""
@@ -82,7 +82,7 @@ class ScanOptions:
 
 
 def scan(
-    moments: Iterable[Moment],
+    moments: Iterable[VideoFrame],
     detector: Detector,
     recogniser: RecognizerNet | None = None,
     options: ScanOptions | None = None,
@@ -133,7 +133,7 @@ class _Row:
     time: float
     pts: int
     cut: bool
-    moment: Moment | None
+    moment: VideoFrame | None
     seen: list[_Seen] | None = None
     """None where nobody looked."""
 
@@ -163,7 +163,7 @@ class _Scanner:
         self.emitted = 0
         """Frames in the parts before."""
 
-    def parts(self, moments: Iterable[Moment], done: Sequence[Scan]) -> Iterator[Scan]:
+    def parts(self, moments: Iterable[VideoFrame], done: Sequence[Scan]) -> Iterator[Scan]:
         """Yield parts as they become final."""
         skipped, cuts = sum(map(len, done)), CutFinder()
         self._resume(Scan.joined(done))
@@ -190,10 +190,10 @@ class _Scanner:
         if last is None:
             self._search_newest()
         elif self.dense and self._in_sight():
-            if len(self.held) >= min(max(self.runtime.batch, 1), MOST_HELD):
+            if len(self.held) >= min(max(self.runtime.batch, 1), MAX_HELD):
                 self._search(self.held)
                 self._settle()
-        elif len(self.held) >= MOST_HELD:
+        elif len(self.held) >= MAX_HELD:
             self._search_newest()
         elif not self._in_sight():
             if row.time - last.time >= self.options.look_s - 1e-6:
@@ -237,7 +237,7 @@ class _Scanner:
         time, and the look at them in full size decides.
         """
         threshold = self.options.threshold
-        if self.follower is None or self.options.least_px < HALVED_PX or min(frames.shape[2:]) < _HALVED_SIDE:
+        if self.follower is None or self.options.min_px < HALVED_PX or min(frames.shape[2:]) < _HALVED_SIDE:
             return self.detector.detect(frames, threshold=threshold)
         halved = F.avg_pool2d(frames.to(self.runtime.device), 2)
         found = []

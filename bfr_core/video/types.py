@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-Hear = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Hears the name of a pass, frames done, and frames in all (0 where nobody knows)."""
 
 
-def unheard(name: str, done: int, total: int) -> None:
+def no_progress(name: str, done: int, total: int) -> None:
     """Let progress pass."""
 
 
@@ -92,7 +92,7 @@ class VideoInfo:
 
 
 @dataclass(slots=True)
-class Moment:
+class VideoFrame:
     """One frame on its way through a pass, whatever it comes from: a decoder or a batch of images."""
 
     index: int
@@ -132,7 +132,7 @@ class Scan:
     identity: np.ndarray
     """(M, D) float32 of unit length, NaN in rows that the recogniser was not asked about; D may be 0."""
     sharpness: np.ndarray
-    """(M,) float32, see `video.gate`; NaN where not measured."""
+    """(M,) float32, see `video.quality`; NaN where not measured."""
 
     def __len__(self) -> int:
         return len(self.times)

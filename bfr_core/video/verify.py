@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import OutputMediaError
 from ..media.clips import OPEN_OPTIONS
 from ..media.pyav import chapters, open_input
-from .types import Hear, unheard
+from .types import ProgressCallback, no_progress
 
 _MILLISECOND = Fraction(1, 1000)
 
@@ -66,7 +66,11 @@ class Written:
 
 
 def verify(
-    path: Path, target: Path, written: Written, check_cancel: Callable[[], None], hear: Hear = unheard
+    path: Path,
+    target: Path,
+    written: Written,
+    check_cancel: Callable[[], None],
+    on_progress: ProgressCallback = no_progress,
 ) -> dict[str, Any]:
     """Compare a film with what was to be written.
 
@@ -75,7 +79,7 @@ def verify(
         target: the name it is to get.
         written: what was to be written.
         check_cancel: raises where the run is to stop.
-        hear: hears how many frames were found, as "verify".
+        on_progress: hears how many frames were found, as "verify".
 
     Returns:
         What was found, as plain JSON types. Entries of the metadata that the container dropped are in its notes.
@@ -87,7 +91,7 @@ def verify(
 
     try:
         with open_input(str(path), options=OPEN_OPTIONS) as opened:
-            worst = _compare_frames(opened, written, check_cancel, hear)
+            worst = _compare_frames(opened, written, check_cancel, on_progress)
         with open_input(str(path), options=OPEN_OPTIONS) as again:
             streams = _compare_streams(again, written.copied, check_cancel)
             found = chapters(again)
@@ -118,7 +122,9 @@ class _Mismatch(Exception):  # noqa: N818
     """The result differs from what was written."""
 
 
-def _compare_frames(container: Any, written: Written, check_cancel: Callable[[], None], hear: Hear) -> float:
+def _compare_frames(
+    container: Any, written: Written, check_cancel: Callable[[], None], on_progress: ProgressCallback
+) -> float:
     """Return the largest difference of a frame's stamp in seconds."""
     stream = container.streams[written.video]
     stream.thread_type = "AUTO"
@@ -127,7 +133,7 @@ def _compare_frames(container: Any, written: Written, check_cancel: Callable[[],
     for frame in container.decode(stream):
         check_cancel()
         if count % 16 == 0:
-            hear("verify", count, total)
+            on_progress("verify", count, total)
         if count < total:
             if frame.pts is None or frame.is_corrupt:
                 raise _Mismatch(f"frame {count} is damaged")
@@ -139,7 +145,7 @@ def _compare_frames(container: Any, written: Written, check_cancel: Callable[[],
         count += 1
     if count != total:
         raise _Mismatch(f"{count} frames can be decoded, expected {total}")
-    hear("verify", count, total)
+    on_progress("verify", count, total)
     return float(worst)
 
 

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 Prompt = dict[str, dict[str, Any]]
-MOST_STEPS = 2
+MAX_STEPS = 2
 """Of every node with a number of steps."""
 SINKS = ("SaveImage", "PreviewImage", "MaskPreview", "PreviewAny", "SaveVideo")
 """Core nodes that a host runs a graph for; what reaches them is kept where it is made."""
@@ -125,7 +125,7 @@ class _Graph:
             elif entry["class_type"] == "LoadVideo":
                 inputs["file"] = film
             elif type(inputs.get("steps")) is int:
-                inputs["steps"] = min(inputs["steps"], MOST_STEPS)
+                inputs["steps"] = min(inputs["steps"], MAX_STEPS)
 
     def outputs(self, number: str) -> tuple[Any, ...]:
         """Return what a node gives, having run whatever it needs."""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bfr_core.backends.detectors.embedded import MIRRORED_POINTS, crop_square
 from bfr_core.bench.detector import to_frames
 from bfr_core.errors import SettingsError
-from bfr_core.faces.passes import overlap
+from bfr_core.faces.pyramid import overlap
 from bfr_core.networks.face_detector import FaceRefinerNet
 from bfr_core.types import Face
 

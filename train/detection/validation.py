@@ -11,7 +11,7 @@ import numpy as np
 from bfr_core.bench.detector import to_frames
 from bfr_core.degrade.chain import degrade, fixed
 from bfr_core.errors import InputMediaError
-from bfr_core.faces.passes import overlap
+from bfr_core.faces.pyramid import overlap
 from bfr_core.models.roles import FaceDetector
 from bfr_core.types import Face
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ...faces.detect import check_frames
-from ...faces.passes import Candidates, Pass, merge, plan, to_frame
+from ...faces.pyramid import Candidates, PyramidLevel, merge, pyramid, to_frame
 from ...types import Face
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -28,11 +28,11 @@ def detect_each(frames: Tensor, search: Callable[[np.ndarray], Found]) -> list[l
     for frame in frames:
         # Rounded once to 8 bit, the copy that these detectors see; the frame itself is not touched.
         image = (frame.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()[..., ::-1]
-        faces.append(merge([_search(image, at, search) for at in plan(image.shape[1], image.shape[0])]))
+        faces.append(merge([_search(image, at, search) for at in pyramid(image.shape[1], image.shape[0])]))
     return faces
 
 
-def _search(image: np.ndarray, at: Pass, search: Callable[[np.ndarray], Found]) -> Candidates:
+def _search(image: np.ndarray, at: PyramidLevel, search: Callable[[np.ndarray], Found]) -> Candidates:
     width, height = at.padded
     if image.shape[:2] != (at.height, at.width):
         image = cv2.resize(image, (at.width, at.height), interpolation=cv2.INTER_AREA)

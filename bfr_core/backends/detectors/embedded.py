@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...faces.detect import check_frames
-from ...faces.passes import Candidates, Pass, merge, plan, to_frame
+from ...faces.pyramid import Candidates, PyramidLevel, merge, pyramid, to_frame
 from ...models.spec import Checkpoint, ModelSpec, has_all
 from ...networks.face_detector import FaceCascade, FaceRefinerNet
 from ...types import Face
@@ -52,7 +52,7 @@ class EmbeddedDetector:
         """Return the faces of every frame (B, 3, H, W), the biggest first."""
         check_frames(frames)
         height, width = frames.shape[2:]
-        first = plan(width, height)[0]
+        first = pyramid(width, height)[0]
         chunk = max(1, _PIXELS_AT_ONCE // (first.width * first.height))
         faces: list[list[Face]] = []
         for start in range(0, len(frames), chunk):
@@ -74,7 +74,7 @@ class EmbeddedDetector:
     def search(self, frames: Tensor) -> list[list[Face]]:
         """Return what the search names in frames on the network's device, before the second look."""
         pictures, found = frames, [list[Candidates]() for _ in frames]
-        for at in plan(frames.shape[3], frames.shape[2]):
+        for at in pyramid(frames.shape[3], frames.shape[2]):
             # The reduced picture is made from the searched one: reading all of a 4K frame again costs more.
             pictures = _resize(pictures, at)
             for row, candidates in zip(found, self._search(pictures, at), strict=True):
@@ -82,7 +82,7 @@ class EmbeddedDetector:
         named = [merge(row) for row in found]
         return [sorted(row, key=lambda face: -face.score)[:_MOST_CANDIDATES] for row in named]
 
-    def _search(self, pictures: Tensor, at: Pass) -> list[Candidates]:
+    def _search(self, pictures: Tensor, at: PyramidLevel) -> list[Candidates]:
         width, height = at.padded
         # Gray, which is zero once the network has centred its input, like the padding of its convolutions.
         pictures = F.pad(pictures, (0, width - at.width, 0, height - at.height), value=0.5)
@@ -153,7 +153,7 @@ def cut_square(frame: Tensor, square: tuple[int, int, int], size: int = FaceRefi
     return F.interpolate(square_pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def _resize(pictures: Tensor, at: Pass) -> Tensor:
+def _resize(pictures: Tensor, at: PyramidLevel) -> Tensor:
     height, width = pictures.shape[2:]
     if (height, width) == (at.height, at.width):
         return pictures

@@ -20,7 +20,7 @@ _SLOPE, _OFFSET = 3.78, -3.47
 _FLOOR = 1e-7
 """Energy below that of rounding to 8 bits."""
 
-LEAST, MOST = 0.1, 0.6
+MIN_SHARE, MAX_SHARE = 0.1, 0.6
 """n of a face that lacks nothing, and of one shrunk 32-fold, as shares of T. DR2 (arXiv:2303.06885), the precedent of n
 and s, perturbs to 0.27 to 0.45 of T."""
 N, S = 400, 220
@@ -56,5 +56,5 @@ def degradation_level(faces: Tensor) -> Tensor:
 
 def steps_for(read: float, timesteps: int) -> tuple[int, int]:
     """Return n and s for a degradation in [0, 1]; at least 2 and 1."""
-    n = max(round(timesteps * (LEAST + (MOST - LEAST) * read)), 2)
+    n = max(round(timesteps * (MIN_SHARE + (MAX_SHARE - MIN_SHARE) * read)), 2)
     return n, max(round(STOP * n), 1)

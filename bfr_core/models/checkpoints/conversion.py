@@ -62,7 +62,7 @@ def convert(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> 
     if not source.is_dir():
         return [_write(target, _tensors_of(source, target), dtype, read_origin(source))]
     _, located = locate(find_method(source), source)
-    located = [(part, contents) for part, contents in located if not contents.comes_along]
+    located = [(part, contents) for part, contents in located if not contents.is_embedded]
     files = {part.name: target / f"{Path(part.file).stem}.safetensors" if apart else target for part, _ in located}
     for part, contents in located:
         _refuse_same(contents.path, files[part.name])

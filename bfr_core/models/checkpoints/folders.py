@@ -12,7 +12,7 @@ from ...errors import WeightsError
 from ...registry import Config, Method, Part, methods
 from .cards import embedded, load_embedded
 from .files import KEPT
-from .parts import SUFFIXES, Contents, called, candidates, get_them, inspect, misfit
+from .parts import SUFFIXES, Contents, called, candidates, download_hint, inspect, misfit
 from .unfilled import unfilled
 
 
@@ -70,7 +70,7 @@ def _embedded_part(method: Method, config: Config, part: Part) -> Contents | Non
         state = {prefix + key: tensor for key, tensor in load_embedded(name).items()}
         own = {key: tensor for key, tensor in state.items() if part.holds(key)}
         if own:
-            return Contents(method, embedded(name), (part,), own, called(part), comes_along=True)
+            return Contents(method, embedded(name), (part,), own, called(part), is_embedded=True)
     return None
 
 
@@ -102,7 +102,7 @@ def _search(method: Method, path: Path) -> dict[str, _Found]:
             f"Cannot find the weights {path.name}",
             found=f"nothing of that name in {path.parent}; expected a folder, or a file of {method.title}",
             kept="Nothing was changed",
-            todo=get_them(method) or "Put the files there, or choose a config whose weights are embedded",
+            todo=download_hint(method) or "Put the files there, or choose a config whose weights are embedded",
         )
     found: dict[str, _Found] = {}
     if not path.is_dir():
@@ -150,7 +150,7 @@ class _Folder:
                 kept=KEPT,
                 todo=f"Give each file its own name back, or fetch {part.file} again"
                 if contents.parts
-                else get_them(self.method, part) or f"Put the right {part.file} there",
+                else download_hint(self.method, part) or f"Put the right {part.file} there",
             )
             return _Found(error=error)
         return _Found((contents,))
@@ -190,7 +190,7 @@ class _Folder:
             found=f"looked in {self.folder} for {names}, and for its keys in files of other names; "
             f"found {'; '.join(seen) or 'no other part'}" + (f", and {others} files of other models" if others else ""),
             kept="Nothing was loaded",
-            todo=f"Put the one that belongs to the others beside them. {get_them(self.method, part)}",
+            todo=f"Put the one that belongs to the others beside them. {download_hint(self.method, part)}",
         )
         return _Found(error=error, missing=True)
 

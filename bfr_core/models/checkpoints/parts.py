@@ -52,13 +52,13 @@ class Contents:
     """Of those parts, by the keys of the whole network; mapped from the file."""
     words: str
     """What the file is."""
-    comes_along: bool = False
+    is_embedded: bool = False
     """Whether it is of the weights that come with the package."""
 
     @property
     def source(self) -> str:
         """Where the tensors are from, for reports."""
-        return f"embedded {self.path.stem}" if self.comes_along else str(self.path)
+        return f"embedded {self.path.stem}" if self.is_embedded else str(self.path)
 
     def check(self, part: Part) -> dict[str, Tensor]:
         """Return the tensors of a part, still mapped from the file, every number of them seen to be finite.
@@ -218,7 +218,7 @@ def _check_options(method: Method, part: Part, path: Path, loaded: Mapping[Any, 
                 f"Cannot use {path} as the {part.title} of {method.title}",
                 found=f"it was trained with {name} = {said[name]!r}; expected {wanted!r}",
                 kept=KEPT,
-                todo=get_them(method, part) or f"Choose a {part.title} that was trained so",
+                todo=download_hint(method, part) or f"Choose a {part.title} that was trained so",
             )
 
 
@@ -277,7 +277,7 @@ def _stranger(method: Method, loaded: Mapping[Any, Any]) -> str:
     return f"weights of {named}" if named else outline(loaded)
 
 
-def get_them(method: Method, *wanted: Part) -> str:
+def download_hint(method: Method, *wanted: Part) -> str:
     """Say where the published files are, all or those wanted; nothing where nobody publishes them."""
     files = ", ".join(part.file for part in wanted or method.parts)
     return next((f"Get {files} from {config.published}" for config in method.configs if config.published), "")

@@ -26,7 +26,7 @@ _MULTIPLE = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class PyramidLevel:
     """One search of a picture at one size."""
 
     width: int
@@ -42,7 +42,7 @@ class Pass:
         return -(-self.width // _MULTIPLE) * _MULTIPLE, -(-self.height // _MULTIPLE) * _MULTIPLE
 
 
-def plan(width: int, height: int) -> list[Pass]:
+def pyramid(width: int, height: int) -> list[PyramidLevel]:
     """Return the searches for a picture of this size, the finest first."""
     area = width * height
     scale = min(1.0, math.sqrt(_FULL_AREA / area))
@@ -54,7 +54,7 @@ def plan(width: int, height: int) -> list[Pass]:
     passes = []
     for value in scales:
         w, h = max(round(width * value), 1), max(round(height * value), 1)
-        passes.append(Pass(w, h, w / width, h / height))
+        passes.append(PyramidLevel(w, h, w / width, h / height))
     return passes
 
 
@@ -70,7 +70,7 @@ class Candidates:
     """(N,) float64."""
 
 
-def to_frame(boxes: np.ndarray, points: np.ndarray, scores: np.ndarray, at: Pass) -> Candidates:
+def to_frame(boxes: np.ndarray, points: np.ndarray, scores: np.ndarray, at: PyramidLevel) -> Candidates:
     """Bring what was found in the searched picture back to the frame's pixels."""
     scale = np.array([at.scale_x, at.scale_y])
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4) / np.tile(scale, 2)

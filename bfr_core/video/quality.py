@@ -19,9 +19,9 @@ CROP = 384
 SHARP = 0.55
 """Sharpness from which a face is left alone. Of 28 clean portraits two thirds reach it (5 % are below 0.49, half below
 0.57); of the same shrunk to half, or blurred by a pixel of 512, under 5 % do, and of those degraded mildly 2 %."""
-MOST_ENLARGED = 1.5
+MAX_ENLARGED = 1.5
 """Enlargement of a crop from which no face counts as sharp: what is not in the frame, its edges cannot show."""
-MOST_YAW = 55.0
+MAX_YAW = 55.0
 """Turn from which the far eye is hidden and the template no longer fits. None of 179 faces of photos that the embedded
 detector found is turned as far (the most is 47); those of profiles it hardly finds."""
 NOSE = 0.27
@@ -81,7 +81,7 @@ def _slopes(luma: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class QualityGate:
+class QualityFilter:
     """Limits beyond which a face is left alone, each judged once for a whole track, by medians over its frames.
 
     Raises:
@@ -92,7 +92,7 @@ class QualityGate:
     """Least size of the box, in pixels (geometric mean of its sides); 0 for any."""
     sharp: float = SHARP
     """Sharpness from which a face has nothing to gain; above 1 for never."""
-    max_yaw: float = MOST_YAW
+    max_yaw: float = MAX_YAW
     """Largest turn aside, in degrees; 90 for any."""
     min_seconds: float = 0.3
     """Least time in sight of a face that comes and goes within a shot: most of them are none, and one that is would be
@@ -124,7 +124,7 @@ class QualityGate:
         if facts["yaw"] > self.max_yaw:
             return f"turned {facts['yaw']:.0f} degrees aside, more than {self.max_yaw:g}"
         sharp, enlarged = facts.get("sharpness"), size / facts["side"]
-        if sharp is not None and sharp >= self.sharp and enlarged < MOST_ENLARGED:
+        if sharp is not None and sharp >= self.sharp and enlarged < MAX_ENLARGED:
             return f"sharp already: {sharp:.2f}, at least {self.sharp:g}"
         return ""
 
