@@ -27,7 +27,7 @@ def person_in(
     detector: Any = None,
     *,
     recogniser: str = EMBEDDED,
-    least: float = 0.0,
+    min_likeness: float = 0.0,
     others: bool = False,
 ) -> People:
     """Return the person whom an IMAGE shows, or with `others` everybody else.
@@ -36,7 +36,7 @@ def person_in(
         photos: of one person; the largest face of each counts.
         detector: finds the face; None for the embedded one.
         recogniser: choice of a recogniser.
-        least: least likeness; 0 for the recogniser's usual one.
+        min_likeness: 0 for the recogniser's usual one.
         others: choose everybody but the person.
 
     Raises:
@@ -52,7 +52,7 @@ def person_in(
     finder = detector or get_detector()
     identity = reference_identity(network, frames.clamp(0, 1), finder, check_cancel=check_cancel)[None]
     whom = {"others": identity} if others else {"only": identity}
-    return People.of(network, title, **whom, min_likeness=least or None)
+    return People.of(network, title, **whom, min_likeness=min_likeness or None)
 
 
 class SelectPerson(io.ComfyNode):

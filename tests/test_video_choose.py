@@ -43,7 +43,7 @@ def tracks() -> list[Track]:
 
 
 def chosen(tracks: list[Track], **choice) -> list[int]:
-    choose(tracks, TrackSelection(**{"gate": None, **choice}), SHAPE)
+    choose(tracks, TrackSelection(**{"quality_filter": None, **choice}), SHAPE)
     assert all(track.restore == (not track.reason) for track in tracks)
     return [track.id for track in tracks if track.restore]
 

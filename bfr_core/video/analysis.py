@@ -25,7 +25,7 @@ def analyse(
 
     Args:
         found: the whole scan.
-        models: who recognises, and the size of whose crops the gate judges by.
+        models: who recognises, and the size of whose crops the quality filter judges by.
         options: whom to choose.
         shape: height and width of an upright frame.
         looking: how the scan was made, where that is not as the options have it.

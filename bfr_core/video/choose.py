@@ -1,4 +1,4 @@
-"""Which tracks of a film to restore: asked for by photo, number, place or size, and not left alone by the gate.
+"""Which tracks of a film to restore: asked for by photo, number, place or size, and not left alone by the filter.
 
 Nobody is removed: a track that is left alone says why, so that a person can read it, and change it in `tracks.json`.
 """
@@ -40,7 +40,7 @@ class TrackSelection:
     people: People | None = None
     """By photos."""
     ids: Collection[int] = ()
-    """Only these tracks; the gate does not apply to them."""
+    """Only these tracks; the quality filter does not apply to them."""
     except_ids: Collection[int] = ()
     """All but these tracks."""
     persons: Collection[int] = ()

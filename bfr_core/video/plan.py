@@ -57,7 +57,7 @@ class FilmOptions:
 
     @property
     def looking(self) -> ScanOptions:
-        """How closely to look, given that the gate leaves smaller faces alone."""
+        """How closely to look, given that the quality filter leaves smaller faces alone."""
         # There are two kinds of search only, so other sizes are no reason to look anew.
         least = max(self.scan.min_px, self.choice.quality_filter.min_size if self.choice.quality_filter else 0.0)
         return replace(self.scan, min_px=HALVED_PX if least >= HALVED_PX else 0.0)
