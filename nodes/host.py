@@ -232,7 +232,7 @@ class FilmBar:
         self._passes, self._frames = passes, frames
         self._done, self._total, self._said = 0.0, 1, -math.inf
 
-    def hear(self, name: str, done: int, total: int) -> None:
+    def on_progress(self, name: str, done: int, total: int) -> None:
         """Move on to so many frames of a pass."""
         if name not in self._passes:
             return

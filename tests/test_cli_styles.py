@@ -87,7 +87,7 @@ def test_nothing_is_replaced_or_begun_in_vain(place: Path, capsys: pytest.Captur
         ("gone/codes.safetensors", (), "does not exist"),
         ("new.safetensors", ("--preview", place / "steps.txt"), "suffix is .txt"),
         ("new.safetensors", ("--preview", place / "face.png", "--overwrite"), "it is the input"),
-        ("new.safetensors", ("--max-faces", -1), "max_faces -1"),
+        ("new.safetensors", ("--max-faces", -1), "max_faces of -1"),
     ):
         assert styles(place, "face.png", "--aligned", *options, out=out) == 1
         assert said in failure(capsys)

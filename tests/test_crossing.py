@@ -71,7 +71,7 @@ def picture(seed: int = 0) -> torch.Tensor:
 
 ALLOWED = {
     "bfr_core/restoration/faces.py": "the crossing itself",
-    "bfr_core/bench/vspbfr.py": "computes the published layout beside ours",
+    "bfr_core/methods/vspbfr/bench.py": "computes the published layout beside ours",
     "bfr_core/restorer.py": "hands a batch to the method's own function",
     "bfr_core/bench/diffusion.py": "times the method's own function with solvers that no surface offers",
 }

@@ -350,7 +350,7 @@ def test_the_table_has_every_row():
     papers = {
         "gfpgan", "gpen-open", "restoreformer", "restoreformer++", "vspbfr-code", "vspbfr-paper", "vqfr-v1", "vqfr-v2",
         "codeformer-2", "codeformer-3", "difface", "difface-test", "clr-face", "clr-face-x32", "diffuse-and-restore",
-        "diffuse-and-restore-x32", "pltrans", "lpip-diff", "mild",
+        "diffuse-and-restore-x32", "pltrans", "lpip-diff", "mild", "heavy",
     }  # fmt: skip
     assert set(PRESETS) == papers and list(SEVERITIES) == ["x4", "x8", "x16", "x32", "x64"] and PRESETS["mild"] is MILD
     test = PRESETS["difface-test"]

@@ -474,7 +474,7 @@ def test_steps_are_reported_and_a_run_can_be_stopped(restorer, faces):
         if len(heard) >= 6:
             raise StoppedError
 
-    runtime.check_cancel = stop
+    runtime = runtime.derived(check_cancel=stop)
     with pytest.raises(StoppedError):
         run(restorer, faces, guidance=False, steps=4, runtime=runtime)
     assert len(heard) == 6

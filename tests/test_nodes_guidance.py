@@ -408,7 +408,7 @@ def test_whole_pictures_of_any_size(setting: SimpleNamespace, host: FakeHost) ->
     assert torch.allclose(again[0], out[0], atol=1e-5), "an image does not depend on its batch"
     assert host.progress[-1] == (1, 1)
     error = refused(setting, "SettingsError", "RestoreImage_lpip_diff", image=images, seed=3, restorer=setting.clr_face)
-    assert "lpip_diff" in error.found
+    assert "LPIP-Diff" in error.found
 
 
 def test_cancel_of_whole_pictures(setting: SimpleNamespace, host: FakeHost) -> None:

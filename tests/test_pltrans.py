@@ -507,7 +507,7 @@ def test_progress_hears_of_each_evaluation_and_may_stop_it(restorer, faces):
     restorer.restore(faces, seeds=SEEDS, settings={**FIXED, "s": 0}, runtime=runtime)
     assert heard == [(0, 3), (1, 3), (2, 3)], "at s = 0 nothing is left to leap"
     heard.clear()
-    runtime.check_cancel = stop
+    runtime = runtime.derived(check_cancel=stop)
     with pytest.raises(Stop):
         restorer.restore(faces, seeds=SEEDS, settings=FIXED, runtime=runtime)
     assert len(heard) == 2

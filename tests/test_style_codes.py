@@ -107,7 +107,7 @@ def test_progress_and_cancel(restorer: Restorer) -> None:
     style_codes(restorer, FACES, seeds=SEEDS, runtime=run)
     assert heard == [(2, 3), (3, 3)]
     heard.clear()
-    run.check_cancel = stop
+    run = run.derived(check_cancel=stop)
     with pytest.raises(Stop):
         style_codes(restorer, FACES, seeds=SEEDS, runtime=run)
     assert heard == [(2, 3)]
