@@ -21,10 +21,9 @@ from torch import Tensor
 from ..degrade.chain import degrade, fixed
 from ..faces.detect import Detector, load_detector
 from ..faces.passes import overlap
+from ..media.formats import is_picture
 from ..media.pictures import read_picture
 from ..types import Face
-
-_SUFFIXES = {".jpg", ".png"}
 
 
 def held_out_scenes(shared: Path) -> dict[str, list[dict[str, Any]]]:
@@ -90,7 +89,7 @@ def _find(detector: Detector, image: np.ndarray) -> list[Face]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in folder.iterdir() if is_picture(path))
 
 
 def _scenes(shared: Path, detector: Detector, params: Any) -> dict[str, float]:
