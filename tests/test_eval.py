@@ -507,7 +507,7 @@ def test_a_cut_and_a_frame_without_a_face_are_left_out_and_counted(film, tmp_pat
         (["{restored}", "--truth", "{truth}/0.png"], "expected files only or folders only"),
         (["{restored}/none", "--truth", "{truth}"], "there is no such file or folder"),
         (["{restored}/x.mp4", "--truth", "{truth}"], "Cannot compare a clip with pictures"),
-        (["{restored}/x.mp4", "--truth", "{restored}/y.mp4"], "no clip that can be decoded"),
+        (["{restored}/x.mp4", "--truth", "{restored}/y.mp4"], "there is no such file"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(folders, tmp_path, capsys, arguments, said):

@@ -55,7 +55,7 @@ def test_side_data_is_found_by_name(tmp_path):
 
 def test_side_data_of_one_type_twice_hides_nothing(tmp_path):
     """x265 signs itself in the header and in the first frame, before the light levels of that frame."""
-    light = "max-cll=1000,400:log-level=none"
+    light = "max-cll=1000,400:bframes=0:log-level=none"
     options = {"x265-params": light}
     path = media.write_clip(tmp_path / "a.mp4", 2, codec="libx265", pix_fmt="yuv420p10le", options=options)
     with open_input(str(path)) as container:

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bfr_core.errors import InputMediaError, SettingsError
-from bfr_core.media.clips import READABLE
+from bfr_core.media.formats import demuxers
 from bfr_core.video import hdr, reader
 from bfr_core.video.pixels import Pixels, depth_of, planar_format, square_chroma
 from bfr_core.video.probe import probe
@@ -104,7 +104,7 @@ def test_row20_names_that_ffmpeg_would_take_for_a_protocol(tmp_path, monkeypatch
     for name in ("concat:a.mp4", "-a.mp4", "a %03d 'b'.mp4", "\N{FILM FRAMES}.mp4"):
         Path(name).write_bytes(clip.read_bytes())
         assert probe(Path(name)).width == 96
-    assert not {"concat", "hls", "dash", "image2", "lavfi"} & set(READABLE.split(","))
+    assert not {"concat", "hls", "dash", "image2", "lavfi"} & set(demuxers().split(","))
 
 
 def test_titles_that_are_no_utf8_are_no_reason_to_refuse_a_clip(tmp_path):

@@ -21,11 +21,11 @@ from bfr_core.errors import InputMediaError, OutputMediaError
 from bfr_core.faces.align import align_face
 from bfr_core.faces.detect import load_detector
 from bfr_core.media.atomic import make_folder, publish
+from bfr_core.media.formats import PICTURES, is_picture, suffixes
 from bfr_core.media.pictures import decode_picture, to_float
 from bfr_core.media.sheets import to_bytes
 from bfr_core.models.roles import FaceDetector
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}
 SMALLEST = 64
 """Faces with a shorter side, in pixels, teach a restorer nothing."""
 ALIGNED_SIZE = 512
@@ -75,7 +75,7 @@ def list_sources(places: Sequence[Path]) -> list[Source]:
         if place.suffix == ".tar" and place.is_file():
             found = _members(place)
         else:
-            paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in {*SUFFIXES, ".tar"})
+            paths = sorted(path for path in place.rglob("*") if path.suffix.lower() == ".tar" or is_picture(path))
             found = []
             for path in paths:
                 found += _members(path) if path.suffix == ".tar" else [Source(path)]
@@ -83,7 +83,7 @@ def list_sources(places: Sequence[Path]) -> list[Source]:
             raise InputMediaError(
                 f"No training pictures in {place}",
                 found=f"the folder {'holds none' if place.exists() else 'does not exist'}; "
-                f"expected files ending in {', '.join(sorted(SUFFIXES))}, or .tar shards of them",
+                f"expected files ending in {', '.join(suffixes(PICTURES))}, or .tar shards of them",
                 kept="Nothing was started",
                 todo="Name folders of face pictures with --data and --val",
             )
@@ -97,7 +97,7 @@ def _members(shard: Path) -> list[Source]:
             return [
                 Source(shard, member.name, member.offset_data, member.size)
                 for member in archive
-                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES
+                if member.isfile() and is_picture(Path(member.name))
             ]
     except (OSError, tarfile.TarError) as error:
         raise InputMediaError(

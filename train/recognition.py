@@ -20,6 +20,7 @@ from bfr_core.degrade.chain import degrade, draw
 from bfr_core.degrade.presets import DegradePreset
 from bfr_core.errors import SettingsError
 from bfr_core.faces.identity import ARCFACE_WINDOW, RecognizerNet
+from bfr_core.media.luma import BT601
 from bfr_core.networks.face_embedder import FaceEmbedder
 from bfr_core.networks.mobilefacenet import MobileFaceNet
 
@@ -142,7 +143,7 @@ def _recoloured(face: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return face
     levels = face.astype(np.float32) / 255
     if rng.random() < 0.1:
-        levels = np.repeat(levels @ np.array([0.299, 0.587, 0.114], np.float32)[:, None], 3, axis=2)
+        levels = np.repeat(levels @ np.array(BT601, np.float32)[:, None], 3, axis=2)
     levels = levels ** np.float32(np.exp(rng.normal(0, 0.25)))
     levels = (levels - 0.5) * np.float32(rng.uniform(0.65, 1.25)) + 0.5
     if rng.random() < 0.3:  # light from one side

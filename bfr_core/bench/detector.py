@@ -21,11 +21,10 @@ from torch import Tensor
 from ..degrade.chain import degrade, fixed
 from ..faces.detect import load_detector
 from ..faces.pyramid import overlap
+from ..media.formats import is_picture
 from ..media.pictures import read_picture
 from ..models.roles import FaceDetector
 from ..types import Face
-
-_SUFFIXES = {".jpg", ".png"}
 
 
 def held_out_scenes(shared: Path) -> dict[str, list[dict[str, Any]]]:
@@ -91,7 +90,7 @@ def _find(detector: FaceDetector, image: np.ndarray) -> list[Face]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in folder.iterdir() if is_picture(path))
 
 
 def _scenes(shared: Path, detector: FaceDetector, params: Any) -> dict[str, float]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..faces.detect import load_detector
 from ..media.atomic import publish
+from ..media.clips import open_clip
 from ..media.pictures import read_picture, to_float
 from ..media.pyav import open_output
 from ..media.sheets import to_bytes
@@ -23,7 +24,6 @@ from ..video.choose import TrackSelection
 from ..video.encode import add_video
 from ..video.job import FilmJob
 from ..video.plan import FilmModels, FilmOptions, Plan, plan_film
-from ..video.probe import open_clip
 from .memory import peak_bytes, reset_peak
 from .video_flicker import measure as flicker
 

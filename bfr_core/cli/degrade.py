@@ -15,7 +15,7 @@ from .. import __version__
 from ..degrade.presets import PRESETS, SEVERITIES, describe, get_preset, override
 from ..degrade.video import CLIP_KEYS
 from ..errors import BfrError, InputMediaError, SettingsError
-from ..media.clips import is_clip
+from ..media.formats import FILMS, PICTURES, is_clip, picture_format, suffixes, titles
 from ._output import FAILED, say, show, write_json
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         epilog="example: bfr degrade faces/ -o low/ --preset gfpgan --seed 1 --set jpeg_quality=30,60 --truth high/",
     )
     parser.add_argument(
-        "inputs", nargs="*", type=Path, metavar="INPUT", help="pictures, folders of pictures, and clips"
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="INPUT",
+        help=f"pictures ({titles(PICTURES)}), folders of pictures, and clips ({titles(FILMS)})",
     )
     parser.add_argument("-o", "--out", type=Path, help="output file for one picture or clip, else a folder")
     parser.add_argument("--preset", default="gfpgan", help="a paper's ranges or a severity such as x8 (%(default)s)")
@@ -51,7 +55,9 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--params", type=Path, metavar="FILE", help="write what was drawn for each file, as JSON")
     parser.add_argument("--repeat", type=Path, metavar="FILE", help="do again exactly what --params wrote")
     parser.add_argument("--truth", type=Path, metavar="DIR", help="write what each picture should be restored to there")
-    parser.add_argument("--format", metavar="SUFFIX", help="suffix of the pictures, such as .jpg (.png)")
+    parser.add_argument(
+        "--format", metavar="SUFFIX", help=f"suffix of the pictures: {', '.join(suffixes(PICTURES, write=True))} (.png)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier run, never an input")
     parser.add_argument("--list", action="store_true", help="list presets and severities with their ranges")
     parser.set_defaults(run=_degrade)
@@ -200,13 +206,12 @@ def _degrade_clip(work: _Work) -> bool:
 def _plan(args: argparse.Namespace) -> list[_Work]:
     """Decide what becomes what, and refuse what would go wrong, before anything is read."""
     from ..media.outputs import plan_outputs
-    from ..media.pictures import FORMATS
 
     clips = [path for path in args.inputs if is_clip(path)]
     pictures = [path for path in args.inputs if path not in clips]
     works: list[_Work] = []
     if pictures:
-        single = len(args.inputs) == 1 and args.out.suffix.lower() in FORMATS and not args.out.is_dir()
+        single = len(args.inputs) == 1 and picture_format(args.out) is not None and not args.out.is_dir()
         suffix = args.format or (None if single else ".png")
         jobs = plan_outputs(pictures, args.out, suffix=suffix, overwrite=args.overwrite)
         truths: list[Path | None] = [None] * len(jobs)

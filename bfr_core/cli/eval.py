@@ -58,7 +58,7 @@ def _eval(args: argparse.Namespace) -> int:
     from ..evaluate.table import leftovers, lines
     from ..evaluate.tools import MetricModels
     from ..media.atomic import make_folder, require_writable
-    from ..media.clips import is_clip
+    from ..media.formats import is_clip
     from ..runtime import pick_device
 
     _check(args)

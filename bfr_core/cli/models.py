@@ -163,7 +163,8 @@ def _models_fit_niqe(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..errors import SettingsError
-    from ..media.pictures import FORMATS, read_picture, to_float
+    from ..media.formats import is_picture
+    from ..media.pictures import read_picture, to_float
     from ..metrics.niqe import Niqe
 
     if args.out.suffix != ".npz":
@@ -177,7 +178,7 @@ def _models_fit_niqe(args: argparse.Namespace) -> int:
         path
         for place in args.inputs
         for path in (sorted(place.rglob("*")) if place.is_dir() else [place])
-        if path == place or path.suffix.lower() in FORMATS
+        if path == place or is_picture(path)
     ]
     with tqdm(files, unit="picture", disable=None) as bar:
         model = Niqe.fit(to_float(read_picture(path)).clamp(0, 1) for path in bar)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import BfrError
-from ..media.clips import is_clip
+from ..media.formats import FILMS, PICTURES, is_clip, picture_format, suffixes, titles
 from ..models.registry import specs
 from ..registry import Config, Method, Param, default_method, methods
 from ..restoration.options import COLOURS, COLOURS_HELP
@@ -55,7 +55,13 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         epilog="examples: bfr restore old_photos/ -o restored/ --compare --report restored/report.json; "
         "bfr restore film.mp4 -o restored.mp4 --only actor.jpg",
     )
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="pictures, films, and folders of them")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="INPUT",
+        help=f"pictures ({titles(PICTURES)}), films ({titles(FILMS)}), and folders of them",
+    )
     parser.add_argument("-o", "--out", required=True, type=Path, help="output file for one input, else a folder")
     parser.add_argument("--method", choices=list(methods()), default=default_method().id, help="default: %(default)s")
     parser.add_argument("--config", default="", help=f"size of the method: {', '.join(c.name for c in method.configs)}")
@@ -77,7 +83,12 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of methods that draw noise (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="(%(default)s)")
-    parser.add_argument("--format", metavar="SUFFIX", help="suffix of the outputs, such as .png (each input's own)")
+    parser.add_argument(
+        "--format",
+        metavar="SUFFIX",
+        help="suffix of the outputs (each input's own, .mkv for films that are read only): "
+        f"{', '.join(suffixes((*PICTURES, *FILMS), write=True))}",
+    )
     parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100 (%(default)s)")
     parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
@@ -233,7 +244,7 @@ def _restore_file(
 ) -> dict[str, Any]:
     """Restore one file and return its entry of the report."""
     from ..media.atomic import publish
-    from ..media.pictures import FORMATS, from_float, read_picture, to_float, write_picture
+    from ..media.pictures import from_float, read_picture, to_float, write_picture
     from ..media.sheets import compare_sheet
     from ..restoration.photo import restore_aligned, restore_photo, restore_whole
 
@@ -248,7 +259,8 @@ def _restore_file(
         else:
             result = restore_photo(frame, restorer, detector, options=options, runtime=runtime, mask=here)
     notes = list(picture.notes)
-    if not bool(result.mask.any()) and FORMATS.get(job.target.suffix.lower()) == picture.kind:
+    named = picture_format(job.target)
+    if not bool(result.mask.any()) and named is not None and named.name == picture.kind:
         # Writing it anew would recompress a picture in which nothing changed.
         with job.source.open("rb") as source, publish(job.target) as target:
             shutil.copyfileobj(source, target)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..degrade.colour import luma
+from ..media.luma import luma
 
 _TINT_TOLERANCE, _POOLED = 8 / 255, 16
 """What codecs leave of colour in a picture of one tint, and the squares over which that is judged. Of 146 portraits,

@@ -16,14 +16,16 @@ import numpy as np
 
 from ..errors import BfrError, InputMediaError, OutputMediaError
 from ..media.atomic import make_folder, publish, require_writable
-from ..media.clips import OPEN_OPTIONS
+from ..media.clips import open_clip, orientation, pick_video, read_frames, to_rgb
+from ..media.formats import FILMS, film_format, suffixes
 from ..media.outputs import FilePair
-from ..media.pyav import open_input, open_output, rational
-from .codec import ACCURATE
+from ..media.pyav import open_output, rational
+from ..media.scaling import ACCURATE
 from .video import ClipParams, FrameRecord, degrade_frames
 
-CLIPS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-"""Suffixes that are written, and the container each one names."""
+_CODEC = "h264"
+WRITTEN = suffixes([each for each in FILMS if _CODEC in each.codecs], write=True)
+"""Suffixes that are written: of containers that hold H.264."""
 
 _COPIED_AUDIO = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
 _QUALITY = {"crf": "12", "preset": "veryfast", "bf": "0"}
@@ -47,19 +49,24 @@ def plan_clips(sources: Sequence[Path], out: Path, *, alone: bool, overwrite: bo
 
     Raises:
         InputMediaError: a clip is missing or no regular file.
-        OutputMediaError: an output is an input, exists already, is asked for twice or cannot be written there.
+        OutputMediaError: an output is an input, exists already, is asked for twice, cannot be written there, or has
+            a suffix that is not written.
     """
 
     def refuse(tree: type[BfrError], what: str, found: str, todo: str) -> BfrError:
         return tree(what, found=found, kept="Nothing was started and no file was changed", todo=todo)
 
-    single = alone and out.suffix.lower() in CLIPS and not out.is_dir()
+    named = film_format(out)
+    if alone and named is not None and out.suffix.lower() not in WRITTEN and not out.is_dir():
+        found = f"{named.title} is not written here; expected one of {', '.join(WRITTEN)}"
+        raise refuse(OutputMediaError, f"Cannot write {out}", found, "Give the output one of these suffixes")
+    single = alone and out.suffix.lower() in WRITTEN and not out.is_dir()
     jobs: list[FilePair] = []
     for source in sources:
         if not source.exists() or not stat.S_ISREG(source.stat().st_mode):
             found = "it is no regular file" if source.exists() else "there is no such file"
             raise refuse(InputMediaError, f"Cannot read {source}", found, "Check the name and the folder")
-        suffix = source.suffix if source.suffix.lower() in CLIPS else ".mp4"
+        suffix = source.suffix if source.suffix.lower() in WRITTEN else ".mp4"
         jobs.append(FilePair(source, out if single else out / f"{source.stem}{suffix}"))
     for index, job in enumerate(jobs):
         if any(job.target == other.target for other in jobs[:index]):
@@ -86,8 +93,8 @@ def degrade_clip(source: Path, target: Path, params: ClipParams) -> dict[str, An
     Sound in common formats is copied as it is; whatever is not carried over is said in the record's notes.
 
     Args:
-        source: clip with one video stream that is used, the first.
-        target: file whose suffix is in CLIPS.
+        source: clip; of several video streams the one marked as default is used, else the first.
+        target: file whose suffix is in WRITTEN.
         params: from `draw_clip`.
 
     Raises:
@@ -97,23 +104,20 @@ def degrade_clip(source: Path, target: Path, params: ClipParams) -> dict[str, An
     import av.codec.codec
     import av.error
 
-    try:
-        container = open_input(str(source), options=OPEN_OPTIONS)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise _unreadable(
-            source, f"FFmpeg refused it: {error}", "Get a whole copy of the clip, as MP4 or MKV"
-        ) from error
-    with container, publish(target) as file:
-        if not container.streams.video:
-            raise _unreadable(source, "it has no video stream", "Name a clip with pictures")
+    kind = film_format(target)
+    if kind is None or target.suffix.lower() not in WRITTEN:
+        found = f"its suffix is '{target.suffix}'; expected one of {', '.join(WRITTEN)}"
+        raise OutputMediaError(
+            f"Cannot write {target}", found=found, kept="Nothing was started", todo="Use one of these"
+        )
+    with open_clip(source) as container, publish(target) as file:
+        video = pick_video(source, container)
         output: Any = None
         try:
             # The start of a track is kept in movie ticks, by default milliseconds.
-            ticks = str(container.streams.video[0].time_base.denominator)
-            kind = CLIPS[target.suffix.lower()]
-            options = {} if kind == "matroska" else {"movie_timescale": ticks}
-            output = open_output(file, format=kind, options=options)
-            return _Clip(source, target, container, output).run(params)
+            options = {} if kind.name == "matroska" else {"movie_timescale": str(video.time_base.denominator)}
+            output = open_output(file, format=kind.name, options=options)
+            return _Clip(source, target, container, video, output).run(params)
         except (av.error.FFmpegError, av.codec.codec.UnknownCodecError) as error:
             raise _unwritable(target, error) from error
         finally:
@@ -139,9 +143,9 @@ def _unreadable(source: Path, found: str, todo: str) -> InputMediaError:
 class _Clip:
     """One clip on its way from container to container."""
 
-    def __init__(self, source: Path, target: Path, container: Any, output: Any) -> None:
+    def __init__(self, source: Path, target: Path, container: Any, video: Any, output: Any) -> None:
         self.source, self.target, self.container, self.output = source, target, container, output
-        self.video = container.streams.video[0]
+        self.video = video
         context = self.video.codec_context
         rate = rational(self.video.average_rate) or Fraction(25)
         self.time_base = Fraction(self.video.time_base)
@@ -197,18 +201,19 @@ class _Clip:
 
     def _frames(self) -> Iterator[tuple[float, np.ndarray]]:
         """Yield time and RGB of every frame, and pass the sound on as it comes."""
-        import av.error
 
-        try:
-            for packet in self.container.demux(self.video, *(self.container.streams[index] for index in self.sound)):
-                if packet.stream is not self.video:
-                    self._copy(packet)
-                    continue
-                for frame in packet.decode():
-                    yield self._take(frame)
-        except av.error.FFmpegError as error:
-            found = f"frame {self.read} cannot be decoded: {error}"
-            raise _unreadable(self.source, found, "Get a whole copy of the clip") from error
+        def on_packet(packet: Any) -> None:
+            if packet.stream.index in self.sound:
+                self._copy(packet)
+
+        streams = [self.video, *(self.container.streams[index] for index in self.sound)]
+        frames = read_frames(self.container, self.video, streams=streams, on_packet=on_packet, on_fault=self._damaged)
+        for frame in frames:
+            yield self._take(frame)
+
+    def _damaged(self, error: Exception, packet: Any, row: int) -> bool:
+        found = f"frame {self.read} cannot be decoded: {error}"
+        raise _unreadable(self.source, found, "Get a whole copy of the clip") from error
 
     def _copy(self, packet: Any) -> None:
         import av.error
@@ -224,13 +229,17 @@ class _Clip:
     def _take(self, frame: Any) -> tuple[float, np.ndarray]:
         if frame.pts is None:
             raise _unreadable(self.source, f"frame {self.read} has no time stamp", "Put the clip into MP4 or MKV first")
-        if getattr(frame, "rotation", 0):
-            found = f"it is stored turned by {frame.rotation} degrees; expected upright"
+        notes: list[str] = []
+        turned, mirrored = orientation(frame, notes)
+        if turned or mirrored:
+            found = f"it is stored turned by {90 * turned} degrees{' and mirrored' * mirrored}; expected upright"
             raise _unreadable(self.source, found, "Save it upright first")
+        if not self.read:
+            self.notes += notes
         self.read += 1
         self.stamps.append(frame.pts)
         self.last_s = float(frame.pts * self.time_base)
-        return self.last_s, frame.to_ndarray(format="rgb24", interpolation=ACCURATE)
+        return self.last_s, to_rgb(frame)
 
     def _write(self, image: np.ndarray, record: FrameRecord) -> None:
         import av

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import SettingsError
+from ..media.clips import to_rgb
+from ..media.scaling import ACCURATE
 
 _ENCODERS = {"h264": "libx264", "mpeg4": "mpeg4"}
-ACCURATE = 4 | 0x2000 | 0x4000 | 0x40000
-"""swscale's bicubic with full chroma and accurate rounding; its default darkens by about a level at each conversion."""
-
 _SMALLEST = 16
 """Sides below this are filled up: the encoders work in blocks of 16 and refuse some sizes below."""
 
@@ -77,4 +76,4 @@ class Recoder:
         height, width = self._size
         for packet in packets:
             for frame in self._decoder.decode(packet):
-                yield frame.to_ndarray(format="rgb24", interpolation=ACCURATE)[:height, :width]
+                yield to_rgb(frame)[:height, :width]

@@ -5,13 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..media.luma import luma
 from .drawing import NO_JITTER, DegradeParams
-
-
-def luma(image: Tensor) -> Tensor:
-    """Return the BT.601 luma of (3, H, W), as (1, H, W)."""
-    red, green, blue = image
-    return (0.299 * red + 0.587 * green + 0.114 * blue)[None]
 
 
 def to_gray(image: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import BfrError, InputMediaError, SettingsError
 from ..faces.align import align_face
-from ..media.clips import is_clip
+from ..media.formats import is_clip
 from ..metrics.temporal import estimate_motion
 from ..types import Face
 from .catalogue import BY_KEY, METRICS, WORST_BY, Metric

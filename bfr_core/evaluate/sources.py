@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import InputMediaError, SettingsError
-from ..media.pictures import FORMATS, read_picture, to_float
-from ..media.pyav import open_input, rational
+from ..errors import InputMediaError
+from ..media.clips import clock, open_clip, orientation, pick_video, read_frames, to_rgb, upright
+from ..media.formats import is_picture
+from ..media.pictures import read_picture, to_float
+from ..media.pyav import rational
 
 SIDES = ("restored", "input", "truth")
 """What is compared. A mapping by side leaves `input` out where there is none."""
@@ -79,7 +82,7 @@ def _listing(folder: Path) -> dict[str, Path]:
     names: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         inner = path.relative_to(folder)
-        if path.suffix.lower() not in FORMATS or any(part.startswith(".") for part in inner.parts):
+        if not is_picture(path) or any(part.startswith(".") for part in inner.parts):
             continue
         name = inner.with_suffix("").as_posix()
         if name in names:
@@ -205,47 +208,53 @@ class _Clip:
     """Frames of one clip with their times, one at a time."""
 
     def __init__(self, path: Path) -> None:
+        self.path, self._file = path, open_clip(path)
         try:
-            import av
-        except ImportError as error:
-            raise SettingsError(
-                f"Cannot open {path}",
-                found="the package av cannot be imported, and clips need it",
-                kept="Nothing was started",
-                todo="Run `pip install av`, or compare folders of pictures",
-            ) from error
-        self.path, self._errors = path, (av.FFmpegError, OSError)
-        try:
-            self._file = open_input(str(path))
-            self._stream = self._file.streams.video[0]
-        except (*self._errors, IndexError) as error:
-            raise _refuse(f"Cannot open {path}", f"no clip that can be decoded: {error}", "Check the file") from error
+            self._stream = pick_video(path, self._file)
+        except InputMediaError:
+            self._file.close()
+            raise
         self._stream.thread_type = "AUTO"
         rate = rational(self._stream.average_rate)
         self.interval = 1.0 / float(rate) if rate else 0.04
         self.count = self._stream.frames
-        self._start = float((self._stream.start_time or 0) * (rational(self._stream.time_base) or 0))
-        self._frames = self._file.decode(self._stream)
+        self._base = Fraction(self._stream.time_base)
+        self._clock, self._start, self._last = "", 0.0, 0.0
+        self._frames = read_frames(self._file, self._stream, on_fault=self._damaged)
         self._read = 0
         self._waiting: tuple[float, Tensor] | None = None
 
     def next(self) -> tuple[float, Tensor] | None:
         """Return the time and pixels of the next frame, None at the end."""
-        try:
-            frame = next(self._frames)
-        except (StopIteration, EOFError):
+        frame = next(self._frames, None)
+        if frame is None:
             return None
-        except self._errors as error:
-            raise _refuse(
-                f"Cannot decode {self.path}",
-                f"frame {self._read} is damaged: {error}",
-                "Make the clip again, or compare the part before it",
-            ) from error
-        time = frame.time - self._start if frame.time is not None else self._read * self.interval
+        time = self._time(frame)
         self._read += 1
-        turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        pixels = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+        pixels = upright(to_rgb(frame), *orientation(frame, []))
         return time, torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
+
+    def _damaged(self, error: Exception, packet: Any, row: int) -> bool:
+        raise _refuse(
+            f"Cannot decode {self.path}",
+            f"frame {self._read} is damaged: {error}",
+            "Make the clip again, or compare the part before it",
+        ) from error
+
+    def _time(self, frame: Any) -> float:
+        """Return when a frame is shown, from the start of the clip on; the first one decides which stamps tell."""
+        if not self._read:
+            self._clock = clock(self._file.format.name, frame)
+            # Decoding stamps begin somewhere; of those of presentation the header has the first.
+            start = self._stream.start_time if self._clock == "pts" else None
+            start = getattr(frame, self._clock) if self._clock and start is None else start
+            self._start = float((start or 0) * self._base)
+        stamp = getattr(frame, self._clock) if self._clock else None
+        if stamp is None:
+            self._last += self.interval if self._read else 0.0
+        else:
+            self._last = float(stamp * self._base) - self._start
+        return self._last
 
     def at(self, time: float, tolerance: float) -> tuple[Tensor | None, int]:
         """Return the frame at `time`, None where there is none, and how many frames before it were passed over."""

@@ -5,22 +5,17 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BfrError, InputMediaError, OutputMediaError, SettingsError
 from .atomic import make_folder, require_writable
-from .clips import CLIP_SUFFIXES
-from .pictures import FORMATS
+from .formats import FILMS, PICTURES, FilmFormat, PictureFormat, film_format, picture_format, suffixes
 
 _LONGEST_NAME = 255
 _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")}
 _WINDOWS_FORBIDDEN = set('<>:"/\\|?*') | {chr(code) for code in range(32)}
-
-
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""Suffixes of clips that are written, and FFmpeg's name of the container that each one names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +23,23 @@ class _Kind:
     """What sort of file is planned for."""
 
     name: str
-    read: tuple[str, ...]
-    written: Mapping[str, str]
-    """Suffix to format."""
+    formats: tuple[PictureFormat | FilmFormat, ...]
     default: str | None
     """Suffix of results whose input has one that is not written; None refuses them."""
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Suffixes of inputs."""
+        return suffixes(self.formats)
 
-_PICTURES = _Kind("picture", tuple(FORMATS), FORMATS, None)
-_BOTH = _Kind("picture or clip", (*FORMATS, *CLIP_SUFFIXES), {**FORMATS, **CONTAINERS}, ".mkv")
+    @property
+    def written(self) -> dict[str, str]:
+        """Suffixes of outputs, and the format that each one names."""
+        return {suffix: each.name for each in self.formats if each.write for suffix in each.suffixes}
+
+
+_PICTURES = _Kind("picture", PICTURES, None)
+_BOTH = _Kind("picture or clip", (*PICTURES, *FILMS), ".mkv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,10 @@ def _plan(
         found = f"found no file ending in {', '.join(kind.read)} in {places}"
         todo = f"Name a {kind.name}, or a folder of them"
         raise _error(InputMediaError, f"There is no {kind.name} to restore", found, todo)
+    named = picture_format(out) or film_format(out)
+    if len(inputs) == 1 and pairs[0][1] is None and named is not None and not named.write and not out.is_dir():
+        found = f"{named.title} is read and not written; expected one of {', '.join(formats)}"
+        raise _error(OutputMediaError, f"Cannot write {out}", found, "Give the output one of these suffixes")
     if len(inputs) == 1 and pairs[0][1] is None and out.suffix.lower() in formats and not out.is_dir():
         if suffix is not None and formats[suffix] != formats[out.suffix.lower()]:
             found = f"the output is {out}, and the suffix asked for is {suffix}"
@@ -194,7 +201,7 @@ def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kin
 def _check_kinds(jobs: list[FilePair]) -> None:
     """Refuse to make a picture of a clip, or a clip of a picture."""
     for job in jobs:
-        names = [path.suffix.lower() in CLIP_SUFFIXES for path in (job.source, job.target)]
+        names = [film_format(path) is not None for path in (job.source, job.target)]
         if names[0] != names[1]:
             what = "a clip, and its output is named as a picture" if names[0] else "no clip, and its output is named so"
             raise _error(

@@ -24,9 +24,7 @@ from . import metadata
 from .atomic import publish
 from .decoders import strict_decoders
 from .encoding import encode
-
-FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
-"""Suffixes that are read and written, and the kind of file each one names."""
+from .formats import PICTURES, picture_format, suffixes, titles
 
 MAX_PIXELS = 178_956_970
 """Largest width times height: about 13 400 squared, where Pillow refuses too. 0.5 GB of 8-bit RGB."""
@@ -112,7 +110,8 @@ def decode_picture(data: bytes, path: Path) -> Picture:
         values = [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha]
         if bad := sum(int(np.count_nonzero(~np.isfinite(value))) for value in values):
             raise _unreadable(path, f"{bad} of its values are NaN or infinite", "Repair the picture where it was made")
-    if FORMATS.get(path.suffix.lower(), kind) != kind:
+    named = picture_format(path)
+    if named is not None and named.name != kind:
         picture = replace(picture, notes=(*picture.notes, f"named {path.suffix} but holds {kind.upper()}"))
     return picture
 
@@ -187,12 +186,13 @@ def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
             kept="Nothing was written",
             todo="Use 95",
         )
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        expected = ", ".join(FORMATS)
+    named = picture_format(path)
+    if named is None or not named.write:
+        expected = ", ".join(suffixes(PICTURES, write=True))
         raise _unwritable(
             path, f"found the suffix '{path.suffix}', expected one of {expected}", "Use one of these suffixes"
         )
+    kind = named.name
     _require_room(path, picture, kind)
     single = kind != "webp" and _single_channel(picture)
     icc = picture.icc
@@ -242,7 +242,7 @@ _FOREIGN = (
     (b"<!doctype html", "it is a web page, not a picture", "Download the picture itself"),
     (b"<html", "it is a web page, not a picture", "Download the picture itself"),
     (b"<svg", "it is an SVG drawing", "Export it as PNG"),
-    (b"gif8", "it is a GIF", "Save it as PNG; for an animation use the video input"),
+    (b"gif8", "it is a GIF", "Save it as PNG; to restore an animation, name it .gif, which is a film"),
     (b"bm", "it is a BMP", "Save it as PNG"),
     (b"%pdf", "it is a PDF", "Export its page as PNG"),
 )
@@ -266,7 +266,7 @@ def _kind(path: Path, data: bytes) -> str:
     for start, found, todo in _FOREIGN:
         if head.startswith(start):
             raise _unreadable(path, found, todo)
-    found = f"it begins with {data[:8].hex(' ')}, which is no JPEG, PNG, WebP or TIFF"
+    found = f"it begins with {data[:8].hex(' ')}; expected {titles(PICTURES, last='or')}"
     raise _unreadable(path, found, "Save it in one of these formats")
 
 

@@ -12,14 +12,16 @@ from typing import Any
 
 
 def open_input(file: Any, *, format: str | None = None, options: dict[str, str] | None = None) -> Any:
-    """Open a container for reading, with FFmpeg's options; `file` is a path as str, or a file object.
+    """Open a container for reading, with FFmpeg's options of its demuxer; `file` is a path as str, or a file object.
 
     Raises:
         av.error.FFmpegError: FFmpeg refuses it.
     """
     import av
 
-    return av.open(file, format=format, options=dict(options or {}), **_lenient())
+    # As `options` they would go to each stream, too, and PyAV before 17 crashes where streams appear only while a file
+    # is looked into, as in MPEG-PS.
+    return av.open(file, format=format, container_options=dict(options or {}), **_lenient())
 
 
 def open_output(file: Any, *, format: str, options: dict[str, str] | None = None) -> Any:

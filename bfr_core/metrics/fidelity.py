@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputMediaError
+from ..media.luma import luma
 
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
@@ -75,10 +76,8 @@ def laplacian_variance(image: Tensor) -> Tensor:
     Shapes: image (B, 3, H, W) in [0, 1]; returns (B,).
     Convention: the same as the variance of OpenCV's `Laplacian(gray, ksize=1)`, without the border.
     """
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
-    luma = 255.0 * (image * weights).sum(1, keepdim=True)
     stencil = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], dtype=image.dtype, device=image.device)
-    return F.conv2d(luma, stencil.view(1, 1, 3, 3)).flatten(1).var(1, correction=0)
+    return F.conv2d(255.0 * luma(image), stencil.view(1, 1, 3, 3)).flatten(1).var(1, correction=0)
 
 
 def _levels(image: Tensor) -> Tensor:

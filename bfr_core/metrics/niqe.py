@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputMediaError, WeightsError
 from ..media.atomic import publish
+from ..media.luma import BT601
 from ..models.checkpoints.arrays import load_arrays
 
 _BLOCK = 96
@@ -22,7 +23,7 @@ _SHARP = 0.75
 _PUBLISHED = (17.32876552816881, 1.6309188316421013)
 """Sum of the mean and trace of the covariance of the published model."""
 _OWN = "own pristine model"
-_Y = (65.481, 128.553, 24.966)
+_Y = tuple(219 * share for share in BT601)
 """Weights of R, G, B in the Y of MATLAB's rgb2ycbcr, whose black is 16."""
 
 

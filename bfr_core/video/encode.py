@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputMediaError, SettingsError
-from ..media.outputs import CONTAINERS
+from ..media.clips import open_clip
+from ..media.formats import FILMS, film_format, suffixes
+from ..media.luma import assumed_matrix
 from ..media.pyav import open_output, side_data
-from .probe import first_frame, open_clip
+from .probe import first_frame
 from .types import VideoInfo
 
 ENCODERS = {"h264": "libx264", "h265": "libx265", "vp9": "libvpx-vp9", "ffv1": "ffv1", "prores": "prores_ks"}
@@ -22,12 +24,9 @@ ENCODERS = {"h264": "libx264", "h265": "libx265", "vp9": "libvpx-vp9", "ffv1": "
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
-_HOLDS = {
-    "mp4": {"h264", "h265", "vp9"},
-    "mov": {"h264", "h265", "prores"},
-    "matroska": {"h264", "h265", "vp9", "ffv1", "prores"},
-    "webm": {"vp9"},
-}
+_HOLDS = {each.name: each.codecs for each in FILMS if each.write}
+"""By FFmpeg's name of a container: keys of ENCODERS."""
+
 _VP9_SPEED: dict[str, str] = dict(zip(PRESETS, ("8", "7", "6", "5", "4", "3", "2", "1", "0"), strict=True))
 _VP9_DEEP = ("yuv420p10le", "yuv422p10le", "yuv444p10le", "yuv420p12le", "yuv422p12le", "yuv444p12le")
 """Not in the list that libvpx gives before it is opened; the trial tells whether it was built with them."""
@@ -104,15 +103,15 @@ def container_of(target: Path) -> str:
     Raises:
         OutputMediaError: it names none that is written.
     """
-    try:
-        return CONTAINERS[target.suffix.lower()]
-    except KeyError:
+    found = film_format(target)
+    if found is None or not found.write:
         raise OutputMediaError(
             f"Cannot tell the container of {target}",
-            found=f"its suffix is '{target.suffix}'; expected one of {', '.join(CONTAINERS)}",
+            found=f"its suffix is '{target.suffix}'; expected one of {', '.join(suffixes(FILMS, write=True))}",
             kept="Nothing was started and no file was changed",
             todo="Give the output one of these suffixes",
-        ) from None
+        )
+    return found.name
 
 
 def _refuse(what: str, found: str, todo: str) -> SettingsError:
@@ -138,7 +137,7 @@ def _choose_codec(info: VideoInfo, target: Path, container: str, settings: Encod
                 why = "its colours are HDR" if info.hdr else f"it has {info.depth} bits a colour"
                 notes.append(f"it is encoded as H.265, because {why}")
     if name not in _HOLDS[container]:
-        fits = [suffix for suffix, kind in CONTAINERS.items() if name in _HOLDS[kind]]
+        fits = suffixes([each for each in FILMS if name in each.codecs], write=True)
         found = f"{target.suffix} files hold {', '.join(sorted(_HOLDS[container]))}"
         raise _refuse(f"Cannot write {name} to {target}", found, f"Use another codec, or one of {', '.join(fits)}")
     most = 63 if name == "vp9" else 51
@@ -318,7 +317,7 @@ def _matrix(encoding: Encoding, info: VideoInfo) -> int:
     if now.rgb:
         return 0
     if was.rgb or info.matrix == 0:
-        return 1 if info.height >= 720 else 6
+        return 1 if assumed_matrix(info.height) == 1 else 6  # 5 by its other name, which encoders know
     return info.matrix
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputMediaError, SettingsError
+from ..media.luma import luma
 from ..runtime import Runtime
 from .analysis import analyse
 from .choose import to_json
@@ -109,7 +110,6 @@ def small(frame: Tensor) -> np.ndarray:
     """Return the luma of (3, H, W) as a small (h, w) uint8 picture, enough to notice a cut."""
     height, width = frame.shape[1:]
     scale = min((_SMALL / (height * width)) ** 0.5, 1.0)
-    luma = (frame * frame.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    shrunk = cv2.resize(luma.cpu().numpy(), size, interpolation=cv2.INTER_AREA)
+    shrunk = cv2.resize(luma(frame)[0].cpu().numpy(), size, interpolation=cv2.INTER_AREA)
     return (shrunk * 255).clip(0, 255).round().astype(np.uint8)

@@ -14,10 +14,10 @@ import numpy as np
 
 from ..errors import OutputMediaError
 from ..media.atomic import publish
+from ..media.clips import is_cover, open_clip, unreadable
 from ..media.pyav import chapters, disposition, has_chapters, open_input, open_output, rational, set_disposition
 from .encode import Encoding, add_video
 from .matroska import ROOM, set_shape
-from .probe import is_cover, open_clip, unreadable
 from .segments import Segment
 from .streams import KEEP_STAMPS, PLAIN_KEYS, copy_stream, is_attached, lasts, of_the_clip
 from .types import ProgressCallback, VideoInfo, no_progress

@@ -16,19 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingsError
+from ..media.luma import RED_AND_BLUE, assumed_matrix
 from .hdr import to_code, to_display
 from .types import VideoInfo
-
-_WEIGHTS = {
-    1: (0.2126, 0.0722),
-    4: (0.30, 0.11),
-    5: (0.299, 0.114),
-    6: (0.299, 0.114),
-    7: (0.212, 0.087),
-    9: (0.2627, 0.0593),
-    10: (0.2627, 0.0593),
-}
-"""Shares of red and blue in luma, by FFmpeg's AVCOL_SPC. 10 is not linear, and near enough to 9."""
 
 REFUSED = {
     3: "a reserved matrix",
@@ -132,11 +122,11 @@ class Pixels:
         )
         self._middle = 1 << (info.depth - 1)
         matrix = info.matrix
-        if matrix not in _WEIGHTS and not self._rgb:
-            matrix = 1 if info.height >= 720 else 5
+        if matrix not in RED_AND_BLUE and not self._rgb:
+            matrix = assumed_matrix(info.height)
             if not self._gray:
                 self.notes.append(f"Its colour matrix is not given; BT.{709 if matrix == 1 else 601} is assumed.")
-        self._red, self._blue = _WEIGHTS.get(matrix, _WEIGHTS[1])
+        self._red, self._blue = RED_AND_BLUE.get(matrix, RED_AND_BLUE[1])
         self._green = 1 - self._red - self._blue
         self._wide = info.primaries == 9
         self._copier: Filter | None = None

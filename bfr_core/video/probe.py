@@ -5,102 +5,29 @@ Everything a header says may be wrong; what frames are like is taken from the fi
 
 from __future__ import annotations
 
-import errno
-import math
-import stat
-import struct
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputMediaError
-from ..media.clips import OPEN_OPTIONS, READABLE
-from ..media.pyav import disposition, open_input, rational, side_data
+from ..media.clips import clock, moving_streams, open_clip, orientation, pick_video, read_frames, unreadable
+from ..media.pyav import rational
 from .pixels import REFUSED, Pixels, depth_of, has_alpha, planar_format, square_chroma
 from .types import StreamInfo, VideoInfo
 
 _TRIES = 9
 """Failures before the first frame after which the clip counts as unreadable."""
 
-_DEFAULT, _ATTACHED = 1, 0x400
-"""Flags of FFmpeg's AV_DISPOSITION: the stream to take of several, and the cover of a sound file."""
-
-_COVERS = {"mjpeg", "png", "bmp", "gif", "tiff", "webp"}
 _LARGEST = 16384 * 16384
 """Pixels of a frame; a file of a kilobyte can claim more, and memory would go before the first face."""
 
 INTERLACED = "It is interlaced; frames are restored as they are, with both fields."
 
-_TURNS = ("", "a quarter turn clockwise", "half a turn", "a quarter turn counterclockwise")
-
-
-def unreadable(path: Path, found: str, todo: str, kept: str = "The clip is untouched") -> InputMediaError:
-    """Return the error for a clip that cannot be read."""
-    return InputMediaError(f"Cannot read {path}", found=found, kept=kept, todo=todo)
-
 
 def no_stamps(path: Path) -> InputMediaError:
     """Return the error for a clip that does not say when its frames are shown."""
-    return unreadable(path, "its frames have no time stamps", "Give its frame rate, for instance 25")
-
-
-def open_clip(path: Path) -> Any:
-    """Open a clip with PyAV, and nothing but a clip.
-
-    Raises:
-        InputMediaError: it is missing, no regular file, empty, forbidden, or no container that is read.
-    """
-    import av.error
-
-    try:
-        state = path.stat()
-    except (OSError, ValueError) as error:
-        found = "there is no such file" if isinstance(error, FileNotFoundError) else f"the system refused: {error}"
-        raise unreadable(path, found, "Check the name and the folder", "Nothing was started") from error
-    # A pipe or a device would block, or never end.
-    if stat.S_ISDIR(state.st_mode):
-        raise unreadable(path, "it is a folder; expected a file", "Name the clip itself")
-    if not stat.S_ISREG(state.st_mode):
-        raise unreadable(path, "it is a pipe or a device; expected a file", "Save the clip to a file first")
-    if state.st_size == 0:
-        raise unreadable(path, "it is empty (0 bytes)", "Get a whole copy of the clip")
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        found = f"this user may not read it ({error.strerror})"
-        raise unreadable(path, found, "Change its permissions, or copy it") from error
-    try:
-        # An absolute path: FFmpeg would take the start of a name such as 'concat:a.mp4' for a protocol.
-        return open_input(str(path.absolute()), options=OPEN_OPTIONS)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        if _lacks_index(path):
-            found = "it ends before its index (no 'moov' box): a recording or copy that was cut off"
-            raise unreadable(path, found, "Get a whole copy, or repair it with a tool made for that") from error
-        if getattr(error, "errno", None) == errno.EINVAL:
-            found = f"FFmpeg takes it for a format that is not read here ({error}); expected one of {READABLE}"
-            raise unreadable(path, found, "Convert the clip to MP4 or MKV") from error
-        raise unreadable(path, f"FFmpeg refused it: {error}", "Get a whole copy of the clip, as MP4 or MKV") from error
-
-
-def _lacks_index(path: Path) -> bool:
-    """Return whether it begins like an MP4 or MOV file and has no 'moov' box."""
-    size, place, kinds = path.stat().st_size, 0, []
-    with path.open("rb") as file:
-        while place + 8 <= size and len(kinds) < 1000:
-            file.seek(place)
-            head = file.read(16)
-            length, kind = struct.unpack(">I4s", head[:8])
-            if length == 1 and len(head) == 16:
-                length = struct.unpack(">Q", head[8:])[0]
-            kinds.append(kind)
-            if length < 8:
-                break
-            place += length
-    return bool(kinds) and kinds[0] in (b"ftyp", b"mdat", b"wide", b"free") and b"moov" not in kinds
+    return unreadable(path, "its frames have no time stamps", "Give its frame rate (--frame-rate), for instance 25")
 
 
 def probe(path: Path, *, stream: int | None = None) -> VideoInfo:
@@ -169,96 +96,29 @@ def _describe(path: Path, container: Any, wanted: int | None) -> VideoInfo:
 
 def _choose(path: Path, container: Any, wanted: int | None, notes: list[str]) -> Any:
     """Return the video stream to work on, and note the others."""
-    kinds = [each.type for each in container.streams]
-    found = ", ".join(kinds) or "none at all"
-    moving = [each for each in container.streams.video if not is_cover(each)]
-    if wanted is not None:
-        chosen = [each for each in moving if each.index == wanted]
-        if not chosen:
-            have = ", ".join(str(each.index) for each in moving) or "none"
-            raise unreadable(path, f"stream {wanted} is no video; those that are: {have}", "Name another stream")
-    elif not moving:
-        if container.streams.video:
-            found = "its only picture is the cover of a sound file"
-        elif not kinds:
-            found = "it holds no streams"
-        else:
-            found = f"it has no video stream, only {found}"
-        raise unreadable(path, found, "Name a clip with moving pictures")
-    else:
-        default = [each for each in moving if (disposition(each) or 0) & _DEFAULT]
-        chosen = default or moving
-    video = chosen[0]
-    if video.codec_context is None:
-        found = f"this build of FFmpeg has no decoder for its video stream {video.index}"
-        raise unreadable(path, found, "Convert the clip to H.264 first")
-    others = [str(each.index) for each in container.streams.video if each is not video and each in moving]
+    video = pick_video(path, container, wanted)
+    others = [str(each.index) for each in moving_streams(container) if each.index != video.index]
     if others:
         notes.append(f"Faces are restored in video stream {video.index}; stream {', '.join(others)} stays as it is.")
     return video
 
 
-def is_cover(stream: Any) -> bool:
-    """Return whether a video stream is a still picture attached to the file."""
-    if (flags := disposition(stream)) is not None:
-        return bool(flags & _ATTACHED)
-    # Where PyAV does not tell: a cover has no rate, and a codec of still pictures.
-    name = stream.codec_context.name if stream.codec_context else ""
-    return name in _COVERS and not stream.average_rate
-
-
 def first_frame(path: Path, container: Any, video: Any) -> Any:
     """Return the first frame that can be decoded."""
-    import av.error
+    failures = ["it holds none"]
 
-    failures, last = 0, "it holds none"
-    packets = container.demux(video)
-    while failures < _TRIES:
-        try:
-            for packet in packets:
-                for frame in packet.decode():
-                    return frame
-            break
-        except (av.error.EOFError, IndexError):  # the latter where a stream begins on the way
-            break
-        except (av.error.FFmpegError, ValueError) as error:
-            failures, last = failures + 1, str(error)
-            packets = container.demux(video)
-    raise unreadable(path, f"no frame of it can be decoded: {last}", "Get a whole copy of the clip")
+    def on_fault(error: Exception, packet: Any, row: int) -> bool:
+        failures.append(str(error))
+        return len(failures) <= _TRIES
 
-
-def clock(container: str, frame: Any) -> str:
-    """Return which stamp of the frames tells their time: 'pts', 'dts', or '' where there is none.
-
-    AVI stores no order of presentation; what FFmpeg fills in as `pts` is that of the packets.
-    """
-    if frame.pts is not None and (container != "avi" or frame.dts is None):
-        return "pts"
-    return "dts" if frame.dts is not None else ""
+    frame = next(read_frames(container, video, on_fault=on_fault), None)
+    if frame is None:
+        raise unreadable(path, f"no frame of it can be decoded: {failures[-1]}", "Get a whole copy of the clip")
+    return frame
 
 
 def _start(frame: Any, kind: str) -> int | None:
     return getattr(frame, kind) if kind else None
-
-
-def orientation(frame: Any, notes: list[str]) -> tuple[int, bool]:
-    """Return the quarter turns clockwise and the mirroring, which comes before them, that bring a frame upright."""
-    stored = side_data(frame).get("DISPLAYMATRIX")
-    if stored is None:
-        return 0, False
-    a, b, _, c, d = (int(value) for value in np.frombuffer(stored, np.int32)[:5])
-    mirrored = a * d - b * c < 0
-    if mirrored:
-        a, b = -a, -b
-    degrees = math.degrees(math.atan2(b, a))
-    turned = round(degrees / 90) % 4
-    if abs(degrees - 90 * round(degrees / 90)) > 1:
-        notes.append(f"Its header turns the pictures by {degrees:.0f} degrees, which is not applied.")
-        return 0, False
-    if mirrored or turned:
-        words = [*(["mirrored"] if mirrored else []), *([_TURNS[turned]] if turned else [])]
-        notes.append(f"Its pictures are stored askew ({', then '.join(words)}); the result is stored upright.")
-    return turned, mirrored
 
 
 def _stream_info(stream: Any) -> StreamInfo:

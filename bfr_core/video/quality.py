@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import SettingsError
+from ..media.luma import luma
 from .types import Track
 
 CROP = 384
@@ -47,8 +48,8 @@ def sharpness(crop: Tensor) -> float:
     Shapes: crop (3, CROP, CROP) in [0, 1].
     Source: the ratio of Zhuo and Sim, "Defocus map estimation from a single image" (2011).
     """
-    luma = (crop * crop.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)[None, None]
-    (fine_x, fine_y), (x, y) = _slopes(luma, _FINE), _slopes(luma, _COARSE)
+    light = luma(crop)[None]
+    (fine_x, fine_y), (x, y) = _slopes(light, _FINE), _slopes(light, _COARSE)
     steep = torch.hypot(x, y).clamp(min=1e-9)
     side = crop.shape[-1]
     left, top, right, bottom = (round(share * side) for share in _FACE)
@@ -67,14 +68,14 @@ def sharpness(crop: Tensor) -> float:
     return _SHARPEST / (blur + _SHARPEST**2) ** 0.5
 
 
-def _slopes(luma: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+def _slopes(light: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """Return the derivatives of a blurred picture along x and y, (H, W) each, from (1, 1, H, W)."""
     reach = math.ceil(3 * sigma)
-    x = torch.arange(-reach, reach + 1, dtype=luma.dtype, device=luma.device)
+    x = torch.arange(-reach, reach + 1, dtype=light.dtype, device=light.device)
     bell = torch.exp(-x * x / (2 * sigma * sigma))
     bell = bell / bell.sum()
     slope = x / (sigma * sigma) * bell
-    padded = F.pad(luma, (reach, reach, reach, reach), mode="reflect")
+    padded = F.pad(light, (reach, reach, reach, reach), mode="reflect")
     across = F.conv2d(F.conv2d(padded, slope.view(1, 1, 1, -1)), bell.view(1, 1, -1, 1))
     down = F.conv2d(F.conv2d(padded, bell.view(1, 1, 1, -1)), slope.view(1, 1, -1, 1))
     return across[0, 0], down[0, 0]

@@ -9,10 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from ..degrade.codec import ACCURATE
 from ..errors import InputMediaError, SettingsError
+from ..media.clips import clock, open_clip, read_frames, unreadable
+from ..media.scaling import ACCURATE
 from .pixels import Filter, Pixels
-from .probe import INTERLACED, clock, no_stamps, open_clip, unreadable
+from .probe import INTERLACED, no_stamps
 from .types import VideoFrame, VideoInfo
 
 OnDamage = Literal["stop", "hold", "skip"]
@@ -158,46 +159,33 @@ class Reader:
         return True
 
     def _frames(self, container: Any) -> Iterator[Any]:
-        import av.error
-
         stream = self._open_stream(container)
         # In Matroska and AVI only the last packets of all streams tell that the end is missing.
         streams = () if self._counts_all(container) else (stream,)
-        packets, broken, failed = container.demux(*streams), 0, 0
-        while True:
+        gave_up = False
+
+        def on_packet(packet: Any) -> None:
             self.check_cancel()
-            try:
-                packet = next(packets)
-                broken = 0
-            except (StopIteration, av.error.EOFError, IndexError):
-                # PyAV raises the last at the end of a clip where another stream has begun on the way.
-                break
-            except (av.error.FFmpegError, OSError) as error:
-                broken += 1
-                self._fault(f"the clip cannot be read on after frame {self._number}: {error}", error)
-                if broken == FAILURES:
-                    self.notes.append(f"The clip ends early, after {self._number} frames: {error}")
-                    return
-                packets = container.demux(*streams)
-                continue
             if packet.pts is not None and packet.time_base:
                 self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index != stream.index:
-                continue
-            try:
-                frames = packet.decode()
-            except av.error.EOFError:
-                break
-            except (av.error.FFmpegError, ValueError) as error:
-                failed += 1
-                self._fault(f"frame {self._number} cannot be decoded: {error}", error, failed == FAILURES)
-                stamp = packet.dts if self._clock == "dts" else packet.pts
-                if stamp is not None:
-                    insort(self._missing, stamp)
-                continue
-            failed = 0 if frames else failed
-            yield from frames
-        if self.window is None:
+
+        def on_fault(error: Exception, packet: Any, row: int) -> bool:
+            nonlocal gave_up
+            self.check_cancel()
+            if packet is None:
+                self._fault(f"the clip cannot be read on after frame {self._number}: {error}", error)
+                gave_up = row == FAILURES
+                if gave_up:
+                    self.notes.append(f"The clip ends early, after {self._number} frames: {error}")
+                return not gave_up
+            self._fault(f"frame {self._number} cannot be decoded: {error}", error, row == FAILURES)
+            stamp = packet.dts if self._clock == "dts" else packet.pts
+            if stamp is not None:
+                insort(self._missing, stamp)
+            return True
+
+        yield from read_frames(container, stream, streams=streams, on_packet=on_packet, on_fault=on_fault)
+        if self.window is None and not gave_up:
             self._look_at_end(container, stream)
 
     def _counts_all(self, container: Any) -> bool:

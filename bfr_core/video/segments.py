@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..degrade.codec import ACCURATE
 from ..errors import BfrError, OutputMediaError
 from ..media.atomic import publish
+from ..media.luma import assumed_matrix
 from ..media.pyav import open_output
+from ..media.scaling import ACCURATE
 from .encode import Encoding, add_video
 from .types import VideoInfo
 
@@ -212,7 +213,7 @@ def fit(picture: Any, encoding: Encoding, info: VideoInfo) -> Any:
         frame.colorspace, frame.color_range = picture.colorspace, picture.color_range
         return frame
     reach = 2 if info.full_range else 1
-    colours = {} if _is_rgb(had) == _is_rgb(wanted) else {"dst_colorspace": 1 if info.height >= 720 else 5}
+    colours = {} if _is_rgb(had) == _is_rgb(wanted) else {"dst_colorspace": assumed_matrix(info.height)}
     ranges = {} if _is_rgb(had) else {"src_color_range": reach}
     return picture.reformat(format=wanted, interpolation=ACCURATE, dst_color_range=reach, **ranges, **colours)
 

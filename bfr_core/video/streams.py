@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputMediaError, SettingsError
+from ..media.clips import is_cover, open_clip
 from ..media.pyav import disposition, has_chapters, open_input, open_output, set_disposition
 from .encode import container_of
-from .probe import is_cover, open_clip
 from .types import StreamInfo, VideoInfo
 
 _TRIED_PACKETS = 400

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...media.luma import luma
 from ...networks.wavelet import dwt
 
 _SIDE, _OCTAVES = 512, 7
@@ -41,8 +42,7 @@ def degradation_level(faces: Tensor) -> Tensor:
     """
     # In float32, whatever the run's precision: differences of neighbours are what half precision rounds.
     with torch.autocast(faces.device.type, enabled=False):
-        weights = torch.tensor([0.299, 0.587, 0.114], device=faces.device)
-        low = torch.einsum("bchw,c->bhw", faces.float(), weights)[:, None]
+        low = luma(faces.float())
         if low.shape[-1] != _SIDE:
             low = F.interpolate(low, (_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
         energies = []

@@ -42,7 +42,8 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
 
 def _styles(args: argparse.Namespace) -> int:
     from ...media.atomic import require_writable
-    from ...media.pictures import FORMATS, Picture, read_picture, to_float, write_picture
+    from ...media.formats import PICTURES, suffixes
+    from ...media.pictures import Picture, read_picture, to_float, write_picture
     from ...media.tensors import SUFFIX
     from ...restoration.options import RestoreOptions
     from ...restorer import face_seed, load_restorer
@@ -52,9 +53,9 @@ def _styles(args: argparse.Namespace) -> int:
     from .prompts import preview, style_codes
 
     # Everything that can fail at once fails before the network runs.
-    for target, suffixes in ((args.out, (SUFFIX,)), (args.preview, FORMATS)):
+    for target, expected in ((args.out, (SUFFIX,)), (args.preview, suffixes(PICTURES, write=True))):
         if target:
-            _check_target(target, suffixes, args)
+            _check_target(target, expected, args)
             require_writable(target.parent)
     options = RestoreOptions(max_faces=args.max_faces)
     options.check()

@@ -1,0 +1,113 @@
+"""The formats of pictures and films: what is read, what is written, and how a file is named.
+
+This is the one table of them. Commands, nodes and texts take their lists from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFormat:
+    """A format of still pictures."""
+
+    name: str
+    """That of the decoders and encoders, and of `Picture.kind`."""
+    title: str
+    """What people call it."""
+    suffixes: tuple[str, ...]
+    read: bool = True
+    write: bool = True
+    notes: str = ""
+    """What a person should know of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilmFormat:
+    """A container of moving pictures."""
+
+    name: str
+    """FFmpeg's name of the muxer, and of the demuxer where that is not in `demuxers`."""
+    title: str
+    """What people call it."""
+    suffixes: tuple[str, ...]
+    demuxers: tuple[str, ...]
+    """FFmpeg's names of what may read a file of that name."""
+    codecs: tuple[str, ...] = ()
+    """What is written to it, by the names of `video.encode.ENCODERS`; the first is usual."""
+    read: bool = True
+    write: bool = False
+    notes: str = ""
+    """What a person should know of it."""
+
+
+PICTURES = (
+    PictureFormat("jpeg", "JPEG", (".jpg", ".jpeg"), notes="8 bit, without alpha"),
+    PictureFormat("png", "PNG", (".png",), notes="8 and 16 bit"),
+    PictureFormat("webp", "WebP", (".webp",), notes="8 bit; without loss at quality 100"),
+    PictureFormat("tiff", "TIFF", (".tif", ".tiff"), notes="8 and 16 bit, and float"),
+)
+
+_ISO = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2")
+"""FFmpeg has one demuxer for all of them, which a white list has to name in full."""
+
+FILMS = (
+    FilmFormat("mp4", "MP4", (".mp4", ".m4v"), _ISO, ("h264", "h265", "vp9"), write=True),
+    FilmFormat("mov", "MOV", (".mov",), _ISO, ("h264", "h265", "prores"), write=True),
+    FilmFormat(
+        "matroska", "MKV", (".mkv",), ("matroska", "webm"), ("h264", "h265", "vp9", "ffv1", "prores"),
+        write=True, notes="times in milliseconds",
+    ),
+    FilmFormat(
+        "webm", "WebM", (".webm",), ("matroska", "webm"), ("vp9",), write=True, notes="times in milliseconds"
+    ),
+    FilmFormat("avi", "AVI", (".avi",), ("avi",)),
+    FilmFormat("mpegts", "MPEG-TS", (".ts", ".m2ts", ".mts"), ("mpegts",)),
+    FilmFormat("mpeg", "MPEG-PS", (".mpg", ".mpeg"), ("mpeg", "mpegts")),
+    FilmFormat("h264", "raw H.264", (".h264", ".264"), ("h264",), notes="it has no times, so a frame rate is needed"),
+    FilmFormat(
+        "hevc", "raw H.265", (".h265", ".265", ".hevc"), ("hevc",), notes="it has no times, so a frame rate is needed"
+    ),
+    FilmFormat("gif", "GIF", (".gif",), ("gif",)),
+)  # fmt: skip
+
+
+def picture_format(path: Path) -> PictureFormat | None:
+    """Return the format that a file's suffix names; None where it names none of pictures."""
+    return next((each for each in PICTURES if path.suffix.lower() in each.suffixes), None)
+
+
+def film_format(path: Path) -> FilmFormat | None:
+    """Return the format that a file's suffix names; None where it names none of films."""
+    return next((each for each in FILMS if path.suffix.lower() in each.suffixes), None)
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file is named like a picture that is read."""
+    found = picture_format(path)
+    return found is not None and found.read
+
+
+def is_clip(path: Path) -> bool:
+    """Return whether `path` is named like a film that is read, and is no folder."""
+    found = film_format(path)
+    return found is not None and found.read and not path.is_dir()
+
+
+def suffixes(formats: Sequence[PictureFormat | FilmFormat], *, write: bool = False) -> tuple[str, ...]:
+    """Return the suffixes of those formats that are read, or of those that are written."""
+    return tuple(suffix for each in formats if (each.write if write else each.read) for suffix in each.suffixes)
+
+
+def titles(formats: Sequence[PictureFormat | FilmFormat], *, write: bool = False, last: str = "and") -> str:
+    """Return the names of those formats that are read, or of those that are written, as in 'JPEG, PNG and WebP'."""
+    names = [each.title for each in formats if (each.write if write else each.read)]
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def demuxers() -> str:
+    """Return FFmpeg's names of the containers that are read, as its white list takes them."""
+    return ",".join(dict.fromkeys(name for each in FILMS if each.read for name in each.demuxers))
