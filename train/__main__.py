@@ -115,7 +115,8 @@ def _train(stage: type[Stage], name: str, arguments: Sequence[str]) -> int:
                 kept="Nothing was started",
                 todo=f"Give the {stage.needs[need].help}",
             )
-    from .loop import Options, train
+    from .loop import train
+    from .run import Options
 
     options = Options(
         out=args.out,

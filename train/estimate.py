@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from .config import Phase
 from .data import Batch, Feed
 from .journal import Journal
-from .loop import Options, Run, Tally, open_data, weigh
+from .loop import open_data
+from .run import Options, Run, Tally, weigh
 from .stage import Stage, Step
 
 _STEPS = 4

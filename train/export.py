@@ -17,7 +17,7 @@ from bfr_core.media.atomic import publish
 from bfr_core.weights import Card, Origin, sha256_of
 
 from .checkpoint import averaged, read_newest
-from .loop import chained
+from .run import chained
 from .stage import find_stage
 
 

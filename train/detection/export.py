@@ -23,7 +23,7 @@ from bfr_core.weights import Card, fill
 
 from ..checkpoint import averaged, read_newest
 from ..export import images_seen, licence_of, write_weights
-from ..loop import chained
+from ..run import chained
 from ..stages.detector import DetectorStage
 
 _PARTS = (("search", FaceDetectorNet, "detector.search"), ("refine", FaceRefinerNet, "detector.refiner"))
