@@ -16,9 +16,11 @@ from bfr_core.media.sheets import caption, row, stack
 
 from .config import Phase, to_dict
 from .data import Feed
+from .journal import Journal
 from .licences import stated_licences
 from .optim import learning_rate
 from .pictures import Pictures
+from .precision import called
 from .run import Options, Run, Tally
 from .stage import Check, Stage, Validator
 
@@ -27,20 +29,28 @@ REPORT_SECONDS = 30.0
 _SHEET_HEIGHT = 256
 
 
-def train(name: tuple[str, str], stage: Stage, options: Options) -> Outcome:
+def train(name: tuple[str, str], stage: Stage, options: Options, journal: Journal | None = None) -> Outcome:
     """Train until the phases are through, the time is up, or somebody interrupts; in each case a checkpoint is kept.
+
+    Args:
+        name: METHOD.STAGE and the config's name.
+        stage: what is trained.
+        options: places and limits.
+        journal: hears what happens, in place of the terminal and the log in the run's folder.
 
     Raises:
         BfrError: what it was given cannot be used, or the run cannot go on.
     """
-    run = Run(name, stage, options)
+    run = Run(name, stage, options, journal)
     pictures, held_out = open_data(run)
     journal = run.journal
     resumed = run.resume()
     run.prepare()
-    journal.write_once("config.json", {"stage": name[0], "config": name[1], **to_dict(run.config)})
+    told = {"stage": name[0], "config": name[1], **to_dict(run.config), "computed_in": called(run.precision)}
+    journal.write_once("config.json", told)
     validator = stage.validator(held_out) if run.accelerator.is_main_process else None
-    place = f"{run.world} x {run.device}, {run.config.precision if run.config.precision != 'no' else 'float32'}"
+    place = f"{run.world} x {run.device}, {called(run.precision)}"
+    place += " (precision auto)" if run.config.precision == "auto" else ""
     journal.note(
         f"{name[0]} {name[1]}: {len(pictures)} pictures, {len(held_out)} held out, {place}, "
         + (f"continuing after {run.position.total} images" if resumed else "from the beginning")
@@ -170,6 +180,7 @@ def _report(run: Run, phase: Phase, feed: Feed, tally: Tally) -> None:
         "seen": run.position.seen,
         "total": run.position.total,
         "images_per_second": round(rate, 2),
+        "seconds": round(spent, 2),
         "waiting": round(waiting, 3),
         "lr": learning_rate(phase, run.position.seen),
         **{name: float(f"{value:.5g}") for name, value in losses.items()},
@@ -190,11 +201,13 @@ def _report(run: Run, phase: Phase, feed: Feed, tally: Tally) -> None:
 
 def _validate(run: Run, validator: Validator | None) -> None:
     if validator is not None:
+        began = time.monotonic()
         check: Check = validator.run(run.judged())
         figures = {key: round(value, 4) for key, value in check.figures.items()}
         run.figures["validation"] = figures
         run.figures["validated_at"] = run.position.total
-        run.journal.write({"total": run.position.total, "validation": figures})
+        seconds = round(time.monotonic() - began, 2)
+        run.journal.write({"total": run.position.total, "validation": figures, "seconds": seconds})
         run.journal.scalars({f"validation/{key}": value for key, value in figures.items()}, run.position.total)
         run.journal.say("validation  " + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
         if check.rows:

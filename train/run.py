@@ -22,14 +22,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bfr_core.errors import SettingsError, TrainError
-from bfr_core.weights import fill, load_state
 
-from .checkpoint import Checkpoints, averaged, read_newest
+from .checkpoint import Checkpoints, read_newest
 from .config import RUNTIME_FIELDS, Phase, to_dict
 from .data import Batch, Feed
 from .journal import Journal
 from .optim import build_optimiser, learning_rate, set_learning_rate
-from .stage import Objective, Stage, Step
+from .precision import Precision, called, refuse, settle
+from .stage import Objective, Stage, Step, fill_from, is_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,9 @@ class Run:
 
     def __init__(self, name: tuple[str, str], stage: Stage, options: Options, journal: Journal | None = None) -> None:
         self.name, self.stage, self.config, self.options = name, stage, stage.config, options
-        self.accelerator = _accelerator(self.config.precision, options.cpu)
+        self.precision = settle(self.config.precision, cpu=options.cpu)
+        """What is computed in: the config's, or what `auto` came to here."""
+        self.accelerator = _accelerator(self.precision, options.cpu)
         self.device = self.accelerator.device
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.journal = journal or Journal(options.out, main=self.accelerator.is_main_process)
@@ -109,9 +111,9 @@ class Run:
         torch.manual_seed(self.config.seed)
         self.nets = stage.networks()
         if options.init is not None:
-            self._start_from(options.init)
+            fill_from(stage, self.nets, options.init)
         for net in self.nets.values():
-            _channels_last(net.to(self.device))
+            channels_last(net.to(self.device))
         for net in stage.frozen.values():
             net.to(self.device).eval().requires_grad_(False)
         self.objectives = stage.objectives()
@@ -163,6 +165,7 @@ class Run:
             "stage": self.name[0],
             "config_name": self.name[1],
             "config": to_dict(self.config),
+            "precision": self.precision,
             "networks": {key: net.state_dict() for key, net in self.nets.items()},
             "averages": {key: net.state_dict() for key, net in self.averages.items()},
             "optimisers": {key: optimiser.state_dict() for key, optimiser in self.optimisers.items()},
@@ -196,6 +199,12 @@ class Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
         self.figures, self.bad, self.started_from = state["figures"], state["bad"], state["started_from"]
+        before = state.get("precision", state["config"]["precision"])  # checkpoints did not always say
+        if before != self.precision:
+            self.journal.note(
+                f"Computed in {called(before)} until now, in {called(self.precision)} from here on: precision is "
+                f"{self.config.precision}"
+            )
         if self.data_facts and state["data"].get("fingerprint") != self.data_facts["fingerprint"]:
             before, now = state["data"].get("pictures"), self.data_facts["pictures"]
             self.journal.note(f"The training pictures changed since the last checkpoint: {before} then, {now} now")
@@ -203,9 +212,12 @@ class Run:
 
     def _require_same(self, state: dict[str, Any]) -> None:
         now, then = to_dict(self.config), state["config"]
+        alike = {*RUNTIME_FIELDS}
+        if "auto" in (now["precision"], then["precision"]):
+            alike.add("precision")  # it follows the processor, which may be another one each time
         changed = [
             f"{key} was {then.get(key)!r} and is {now.get(key)!r}"
-            for key in sorted({*now, *then} - set(RUNTIME_FIELDS))
+            for key in sorted({*now, *then} - alike)
             if now.get(key) != then.get(key)
         ]
         if state["stage"] != self.name[0]:
@@ -218,20 +230,6 @@ class Run:
                 todo="Run the command it was started with, or name another --out (with --init to start from its "
                 "weights)",
             )
-
-    def _start_from(self, path: Path) -> None:
-        """Start with the weights of a file: exported weights for the exported networks, or a checkpoint's averages."""
-        if path.is_dir() or path.suffix == ".pt":
-            state = read_newest(path)
-            for key, net in self.nets.items():
-                fill(net, averaged(state, key), what=f"{key} of {path.name}")
-        else:
-            weights = dict(self.stage.adopted(load_state(path)))
-            *first, last = self.stage.exported
-            for name in first:
-                own = {key: weights.pop(key) for key in self.nets[name].state_dict() if key in weights}
-                fill(self.nets[name], own, what=f"{name} of {self.stage.title}")
-            fill(self.nets[last], weights, what=f"{last} of {self.stage.title}")  # which names what is left over
 
     # A step
 
@@ -351,35 +349,30 @@ class Run:
         return None
 
 
-def _channels_last(net: nn.Module) -> None:
-    """Lay out convolution weights as the fast kernels want them; `Module.to` would refuse those of five dimensions."""
+def channels_last(net: nn.Module) -> nn.Module:
+    """Lay out convolution weights as the fast kernels want them, and return the network.
+
+    `Module.to` would refuse those of five dimensions.
+    """
     for weight in net.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return net
 
 
-def _accelerator(precision: str, cpu: bool) -> Accelerator:
+def _accelerator(precision: Precision, cpu: bool) -> Accelerator:
     try:
         accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
     except ValueError as error:  # its word for what this machine, or a process that began otherwise, cannot have
-        raise _no_such_precision(precision, str(error).splitlines()[0]) from error
+        raise refuse(precision, str(error).splitlines()[0]) from error
     if precision != "no" and not accelerator.native_amp:
-        raise _no_such_precision(precision, "accelerate would compute in float32 instead")
+        raise refuse(precision, "accelerate would compute in float32 instead")
     return accelerator
-
-
-def _no_such_precision(precision: str, found: str) -> SettingsError:
-    return SettingsError(
-        f"Cannot train in {precision} here",
-        found=found,
-        kept="Nothing was started",
-        todo="Use --set precision=no or bf16; fp16 needs a GPU",
-    )
 
 
 def _described(init: Path) -> dict[str, Any]:
     """Return what is known of the weights a run starts from: name, images they had seen, command that made them."""
-    if init.is_dir() or init.suffix == ".pt":
+    if is_checkpoint(init):
         state = read_newest(init)
         earlier = state["started_from"]
         seen = state["position"]["total"] + earlier.get("images_seen", 0)
