@@ -10,6 +10,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from bfr_core.bench.recogniser import VIEWS
 from bfr_core.errors import SettingsError
 from bfr_core.faces.identity import EMBEDDED, FaceRecogniser, load_recogniser
 from bfr_core.networks.face_detector import fold
@@ -81,6 +82,11 @@ class RecogniserStage(Stage[RecogniserConfig]):
         "for guidance, selection and drift; not for deciding who somebody is."
     )
     pixel_layers: ClassVar[tuple[str, ...]] = ("net.stages.0", "net.place", "read")
+    folded: ClassVar[bool] = True
+    figures: ClassVar[tuple[str, ...]] = (
+        *(f"{figure}_{view}" for view in VIEWS for figure in ("auc", "tar", "least", "same")),
+        "other", "agreement", "cosine",
+    )  # fmt: skip
 
     def __init__(self, config: RecogniserConfig, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)
@@ -100,6 +106,11 @@ class RecogniserStage(Stage[RecogniserConfig]):
         student = Student()
         fill(student, dict(weights), what=cls.title)
         return fold(student.net)
+
+    def judged(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+        student = Student(norm=False)
+        fill(student.net, weights, what=self.title)
+        return {"net": student}
 
     def networks(self) -> dict[str, nn.Module]:
         return {"net": Student()}
