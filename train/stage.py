@@ -150,7 +150,7 @@ class Stage(ABC, Generic[C]):
         """Return weights that a restorer loads as the exported networks hold them, to start a run from."""
         return weights
 
-    def judged(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    def from_shipped(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
         """Return the exported networks with weights that a restorer loads, to validate.
 
         Weights of other networks of the method among them are left aside.

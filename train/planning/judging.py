@@ -44,7 +44,7 @@ def measure(stage: Stage, weights: Sequence[Path], held_out: Pictures, device: t
         nets = {name: net for name, net in stage.networks().items() if name in stage.exported}
         fill_from(stage, nets, weights[0])
     else:
-        nets = stage.judged(merged(weights))
+        nets = stage.from_shipped(merged(weights))
     for net in nets.values():
         channels_last(net.to(device)).eval().requires_grad_(False)
     for net in stage.frozen.values():

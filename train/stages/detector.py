@@ -120,7 +120,7 @@ class SearchStage(DetectorStage[DetectorConfig]):
     configs: ClassVar[Mapping[str, DetectorConfig]] = {"compact": COMPACT}
     pixel_layers: ClassVar[tuple[str, ...]] = ("stem", "out")
 
-    def judged(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    def from_shipped(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
         return {"net": shipped_part(FaceDetectorNet(), weights, "search", what=self.title)}
 
     def networks(self) -> dict[str, nn.Module]:

@@ -107,7 +107,7 @@ class RecogniserStage(Stage[RecogniserConfig]):
         fill(student, dict(weights), what=cls.title)
         return fold(student.net)
 
-    def judged(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    def from_shipped(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
         student = Student(norm=False)
         fill(student.net, weights, what=self.title)
         return {"net": student}

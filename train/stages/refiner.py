@@ -87,7 +87,7 @@ class RefinerStage(DetectorStage[RefinerConfig]):
         self.search = read_search(files["search"])
         self.frozen["search"] = self.search
 
-    def judged(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    def from_shipped(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
         return {"net": shipped_part(FaceRefinerNet(), weights, "refine", what=self.title)}
 
     def networks(self) -> dict[str, nn.Module]:
