@@ -27,10 +27,10 @@ from train import export as exporting
 from train.checkpoint import Checkpoints, read_checkpoint
 from train.config import load_config, to_dict
 from train.data import Feed
-from train.loop import Run, Tally, TrainOptions
 from train.loop import train as run_training
 from train.optim import Muon, learning_rate, orthogonalise
 from train.pictures import Pictures, list_sources
+from train.run import Run, Tally, TrainOptions
 
 NAME = ("irn.tiny", "compact")
 

@@ -19,6 +19,7 @@ from bfr_core.bench.detector import held_out_scenes
 from bfr_core.errors import InputMediaError, SettingsError
 from bfr_core.faces.detect import load_detector
 from bfr_core.models.checkpoints.cards import Card
+from bfr_core.models.checkpoints.files import load_state
 from bfr_core.networks.face_detector import BASE, STRIDES, FaceDetectorNet, FaceRefinerNet, Predictions, cells
 from bfr_core.types import Face
 from train.__main__ import main
@@ -30,6 +31,7 @@ from train.detection.losses import assign, giou, refiner_losses, search_losses
 from train.detection.scenes import Canvas, SceneMixer
 from train.detection.trained import TrainedDetector
 from train.detection.validation import Tally
+from train.stages.refiner import read_search
 
 MARKS = np.array([[70, 80], [110, 80], [90, 105], [75, 130], [106, 130]], np.float64)
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]], np.uint8)
@@ -358,6 +360,15 @@ def test_the_second_look_trains_on_what_the_search_names_and_both_are_exported(
     for folded, trained in pairs:
         torch.testing.assert_close(folded.boxes, trained.boxes, atol=0.1, rtol=0.01)
         torch.testing.assert_close(folded.logits, trained.logits, atol=0.02, rtol=0.01)
+
+    # The search of a shipped detector serves as well, to train a second look on and to be shipped with it.
+    torch.testing.assert_close(read_search(out)(pictures).boxes, shipped.net.search(pictures).boxes)
+    again = tmp_path / "again.safetensors"
+    assert export(["--search", str(out), "--refiner", str(tmp_path / "look"), "-o", str(again)]) == 0
+    for key, tensor in load_state(out).items():
+        assert torch.equal(tensor, load_state(again)[key])
+    other = Card(name="again", **json.loads(again.with_suffix(".json").read_text()))
+    assert other.images_seen == 108 and "the search of detector.safetensors" in other.images
 
     assert main([*run, str(path), "--set", "phases.one.size=96", "--out", str(tmp_path / "other")]) == 1
     assert "sees crops of 64 px" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from PIL import Image
 from skimage.data import astronaut
 
@@ -41,6 +42,7 @@ def train(
 
     The command ends with an AssertionError where it fails.
     """
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps one precision for a process
     phase = {"images": images, "batch": batch, "size": 64, "lr": lr}
     phases = [{**phase, "name": f"phase{index}", "weights": terms} for index, terms in enumerate(weights)]
     small = {"base": config, "network": network, "face_size": 64, "phases": phases, "validate_limit": 1, **fields}

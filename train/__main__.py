@@ -1,4 +1,4 @@
-"""`python -m train METHOD.STAGE`, `python -m train export CHECKPOINT`, `python -m train list`."""
+"""`python -m train METHOD.STAGE`, `python -m train plan PLAN`, `... export CHECKPOINT`, `... list`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["export"]:
             return _export(arguments[1:])
+        if arguments[:1] == ["plan"]:
+            from .planning.command import main as plan
+
+            return plan(arguments[1:], _workers())
         if arguments[:1] == ["list"]:
             return _list()
         if not arguments or arguments[0].startswith("-"):
@@ -48,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _overview() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train",
-        description="Train one stage of a method, or write trained weights as the package ships them.",
+        description="Train one stage of a method, or many by a plan, or write trained weights as they are shipped.",
         epilog="`python -m train METHOD.STAGE --help` shows the options of a stage.\n" + _EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", help=f"{', '.join(stage_names())}; or export, or list")
+    parser.add_argument("what", help=f"{', '.join(stage_names())}; or plan, or export, or list")
     return parser
 
 
@@ -115,7 +119,8 @@ def _train(stage: type[Stage], name: str, arguments: Sequence[str]) -> int:
                 kept="Nothing was started",
                 todo=f"Give the {stage.needs[need].help}",
             )
-    from .loop import TrainOptions, train
+    from .loop import train
+    from .run import TrainOptions
 
     options = TrainOptions(
         out=args.out,

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -62,7 +62,9 @@ class TrainConfig:
     """Largest norm of the gradient; 0 leaves it alone."""
     ema: Amount = 2_000.0
     """Half-life of the averaged weights, in images; shorter at first. 0 keeps no average."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["auto", "no", "bf16", "fp16"] = "no"
+    """`auto` is bf16 where the processor has instructions for it, and `no`, which is float32, elsewhere. A run may be
+    continued on another processor."""
     accumulate: Count = 1
     """Parts in which each process works through its share of a batch, where memory is short."""
     compile: bool = False
@@ -139,7 +141,7 @@ def from_dict(kind: type[C], fields: Mapping[str, Any], where: str) -> C:
         path = ".".join(map(str, first["loc"]))
         if first["type"] == "unexpected_keyword_argument":
             known = _fields_at(kind, first["loc"][:-1])
-            raise _unknown(path, str(first["loc"][-1]), known, where) from None
+            raise unknown_key(path, str(first["loc"][-1]), known, where) from None
         raise SettingsError(
             f"Cannot use {where}",
             found=f"{path or 'the config'} is {first['input']!r}; {first['msg'][:1].lower()}{first['msg'][1:]}",
@@ -148,7 +150,12 @@ def from_dict(kind: type[C], fields: Mapping[str, Any], where: str) -> C:
         ) from None
 
 
-def _from_file(path: Path, presets: Mapping[str, C]) -> C:
+def read_fields(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a TOML or JSON file.
+
+    Raises:
+        SettingsError: it cannot be read, or holds something else.
+    """
     try:
         text = path.read_text("utf-8")
         if path.suffix == ".json":
@@ -168,9 +175,14 @@ def _from_file(path: Path, presets: Mapping[str, C]) -> C:
             kept="Nothing was started",
             todo="Mend the file; `--dry-run` shows what a config comes to",
         ) from error
+    return fields
+
+
+def _from_file(path: Path, presets: Mapping[str, C]) -> C:
+    fields = read_fields(path)
     base = fields.pop("base", next(iter(presets)))
     if base not in presets:
-        raise _unknown("base", str(base), list(presets), str(path))
+        raise unknown_key("base", str(base), list(presets), str(path))
     kind = type(presets[base])
     return from_dict(kind, {**to_dict(presets[base]), **fields}, str(path))
 
@@ -180,18 +192,18 @@ def _override(config: C, path: list[str], value: Any, where: str) -> C:
     if path[0] == "phases" and len(path) == 3:
         names = [phase.name for phase in config.phases]
         if path[1] not in names:
-            raise _unknown("phases." + path[1], path[1], names, where)
+            raise unknown_key("phases." + path[1], path[1], names, where)
         fields["phases"][names.index(path[1])][path[2]] = value
     elif path[0] == "phases" and len(path) == 4 and path[2] == "weights":
         names = [phase.name for phase in config.phases]
         if path[1] not in names:
-            raise _unknown("phases." + path[1], path[1], names, where)
+            raise unknown_key("phases." + path[1], path[1], names, where)
         fields["phases"][names.index(path[1])]["weights"][path[3]] = value
     elif len(path) == 1:
         fields[path[0]] = value
     else:
         known = [field.name for field in dataclasses.fields(config)]
-        raise _unknown(".".join(path), path[0], known, where)
+        raise unknown_key(".".join(path), path[0], known, where)
     return from_dict(type(config), fields, f"{where} with {'.'.join(path)}={value}")
 
 
@@ -200,6 +212,20 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def scaled(config: C, images: int) -> C:
+    """Return a config whose phases see `images` in all, each its share of them in whole batches.
+
+    A warm-up stays as long as it is, up to a quarter of its phase.
+    """
+    total = sum(phase.images for phase in config.phases)
+
+    def fitted(phase: Phase) -> Phase:
+        count = max(round(phase.images * images / total / phase.batch), 1) * phase.batch
+        return dataclasses.replace(phase, images=count, warmup=min(phase.warmup, count // 4))
+
+    return dataclasses.replace(config, phases=tuple(fitted(phase) for phase in config.phases))
 
 
 def _fields_at(kind: type, location: tuple[int | str, ...]) -> list[str]:
@@ -223,7 +249,8 @@ def _nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
     return f"; did you mean {near[0]!r}" if near else ""
 
 
-def _unknown(path: str, name: str, known: list[str], where: str) -> SettingsError:
+def unknown_key(path: str, name: str, known: Sequence[str], where: str) -> SettingsError:
+    """Return the error of a key that nobody reads, with the nearest one that somebody does."""
     near = difflib.get_close_matches(name, known, n=1)
     return SettingsError(
         f"Unknown key {path!r} in {where}",

@@ -141,6 +141,7 @@ COMPACT_PIXELS = PixelConfig(
     optimiser="muon",
     clip=0.5,
     ema=800.0,
+    precision="auto",
     latest=700,
     folder_weights=FREE,
 )  # fmt: skip

@@ -12,7 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from .config import Phase
 from .data import Batch, Feed
 from .journal import Journal
-from .loop import Run, Tally, TrainOptions, open_data, weigh
+from .loop import open_data
+from .precision import called
+from .run import Run, Tally, TrainOptions, weigh
 from .stage import Stage, Step
 
 _STEPS = 4
@@ -24,7 +26,7 @@ def estimate(name: tuple[str, str], stage: Stage, options: TrainOptions) -> None
     run = Run(name, stage, options, journal)
     pictures, _ = open_data(run)
     run.prepare()
-    place = f"{run.world} x {run.device}"
+    place = f"{run.world} x {run.device} in {called(run.precision)}"
     journal.say(f"{name[0]} {name[1]} on {place}, {len(pictures)} pictures")
     weights = 0
     for key, net in run.nets.items():
@@ -66,6 +68,29 @@ def estimate(name: tuple[str, str], stage: Stage, options: TrainOptions) -> None
         if run.device.type == "cuda":
             journal.say(f"  {phase.name}: {torch.cuda.max_memory_allocated(run.device) / 2**20:.0f} MiB measured")
     journal.say(f"  in all {total / 3600:.1f} hours, validation not counted. Nothing was written.")
+
+
+def rates(name: tuple[str, str], stage: Stage, options: TrainOptions) -> list[float]:
+    """Return the images a second of every phase, by a few real steps that leave nothing behind; in silence.
+
+    Raises:
+        BfrError: what it was given cannot be used.
+    """
+    run = Run(name, stage, options, Journal(options.out, main=False, keep=False))
+    pictures, _ = open_data(run)
+    run.prepare()
+    found = []
+    for phase in run.config.phases:
+        feed = Feed(
+            stage.examples(pictures, phase), start=0, batch=phase.batch, parts=run.config.accumulate, world=run.world,
+            workers=options.workers, device=run.device,
+        )  # fmt: skip
+        try:
+            _rate(run, phase, feed, steps=1)  # the first step allocates and compiles
+            found.append(_rate(run, phase, feed))
+        finally:
+            feed.close()
+    return found
 
 
 def _data_rate(feed: Feed, phase: Phase, run: Run) -> float:

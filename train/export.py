@@ -19,7 +19,7 @@ from bfr_core.models.checkpoints.files import sha256_of
 from bfr_core.models.checkpoints.origin import Origin
 
 from .checkpoint import averaged, read_newest
-from .loop import chained
+from .run import chained
 from .stage import find_stage
 
 

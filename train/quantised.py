@@ -56,7 +56,8 @@ class Reconstruction(RestoreValidator):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.low = self.truth
-        self.baseline = {"sharpness": self.measure(self.truth)["sharpness"]}
+        own = self.measure(self.truth)
+        self.baseline = {key: own[key] for key in ("sharpness", "weave") if key in own}
 
 
 class VqStage(Stage[VqConfig]):

@@ -184,11 +184,15 @@ class VerificationValidator(Validator):
 
 
 class Student(nn.Module):
-    """The recogniser with what reads the teacher's maps from its own; only the first is shipped."""
+    """The recogniser with what reads the teacher's maps from its own; only the first is shipped.
 
-    def __init__(self) -> None:
+    Args:
+        norm: with batch norms, for training; without them as it is shipped.
+    """
+
+    def __init__(self, *, norm: bool = True) -> None:
         super().__init__()
-        self.net = FaceEmbedder(norm=True)
+        self.net = FaceEmbedder(norm=norm)
         pairs = zip(FaceEmbedder.WIDTHS[-2:], Teacher.CHANNELS, strict=True)
         self.read = nn.ModuleList(nn.Conv2d(inp, out, 1) for inp, out in pairs)
 

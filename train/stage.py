@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from bfr_core.errors import SettingsError
+from bfr_core.models.checkpoints.files import fill, load_state
 from bfr_core.registry import methods
 
+from .checkpoint import averaged, read_newest
 from .config import C, Phase
 from .data import Batch, Examples
 from .pictures import Pictures
@@ -122,6 +124,10 @@ class Stage(ABC, Generic[C]):
     """Networks whose weights an export holds; no key is in two of them."""
     pixel_layers: ClassVar[tuple[str, ...]] = ("stem", "head")
     """Layers that map from or to pixels, whose scale matters: Muon leaves them to AdamW."""
+    folded: ClassVar[bool] = False
+    """Whether what is shipped has its batch norms folded, so that a run starts from checkpoints and not from that."""
+    figures: ClassVar[tuple[str, ...]] = ("psnr", "sharpness", "grain", "weave", "identity")
+    """Names of what a validation finds."""
 
     def __init__(self, config: C, files: Mapping[str, Path]) -> None:
         self.config, self.files = config, files
@@ -144,6 +150,19 @@ class Stage(ABC, Generic[C]):
         """Return weights that a restorer loads as the exported networks hold them, to start a run from."""
         return weights
 
+    def from_shipped(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+        """Return the exported networks with weights that a restorer loads, to validate.
+
+        Weights of other networks of the method among them are left aside.
+
+        Raises:
+            WeightsError: some are missing or do not fit.
+        """
+        nets = {name: net for name, net in self.networks().items() if name in self.exported}
+        wanted = {key for net in nets.values() for key in net.state_dict()}
+        fill_exported(self, nets, {key: tensor for key, tensor in self.adopted(weights).items() if key in wanted})
+        return nets
+
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
         """Build the untrained networks, by name."""
@@ -164,6 +183,44 @@ class Stage(ABC, Generic[C]):
     @abstractmethod
     def validator(self, pictures: Pictures) -> Validator:
         """Prepare a validation on held-out pictures."""
+
+
+def fill_exported(stage: Stage, nets: Nets, weights: Mapping[str, Tensor]) -> None:
+    """Fill the exported networks of a stage from the weights of all of them, as `adopted` returns them.
+
+    Raises:
+        WeightsError: some are missing, left over or do not fit.
+    """
+    left = dict(weights)
+    *first, last = stage.exported
+    for name in first:
+        own = {key: left.pop(key) for key in nets[name].state_dict() if key in left}
+        fill(nets[name], own, what=f"{name} of {stage.title}")
+    fill(nets[last], left, what=f"{last} of {stage.title}")  # which names what is left over
+
+
+def fill_from(stage: Stage, nets: Nets, place: Path) -> None:
+    """Fill networks from a file: exported weights for the exported networks, or a checkpoint's averages for all.
+
+    Args:
+        stage: whose networks they are.
+        nets: the networks by name.
+        place: exported weights, a .pt file, or the folder of a run.
+
+    Raises:
+        WeightsError: the file is damaged or does not fit.
+    """
+    if is_checkpoint(place):
+        state = read_newest(place)
+        for key, net in nets.items():
+            fill(net, averaged(state, key), what=f"{key} of {place.name}")
+    else:
+        fill_exported(stage, nets, stage.adopted(load_state(place)))
+
+
+def is_checkpoint(place: Path) -> bool:
+    """Tell a run's folder or one of its checkpoints from exported weights."""
+    return place.is_dir() or place.suffix == ".pt"
 
 
 def stage_names() -> dict[str, str]:

@@ -13,6 +13,7 @@ from bfr_core.degrade.presets import DegradePreset
 from bfr_core.faces.identity import RecognizerNet, embed
 from bfr_core.media.sheets import to_bytes
 from bfr_core.metrics.fidelity import laplacian_variance, psnr
+from bfr_core.metrics.texture import SMALLEST_WOVEN, grain, weave
 
 from .pictures import Pictures, fit
 from .stage import Check, Nets, Validator
@@ -58,7 +59,10 @@ class RestoreValidator(Validator):
         figures = {
             "psnr": psnr(faces, self.truth).mean().item(),
             "sharpness": laplacian_variance(faces).mean().item(),
+            "grain": grain(faces, self.truth).mean().item(),
         }
+        if faces.shape[-1] >= SMALLEST_WOVEN:
+            figures["weave"] = weave(faces).mean().item()
         if self.recogniser is not None:
             if self._identity is None:
                 self._identity = _embed(self.recogniser, self.truth)

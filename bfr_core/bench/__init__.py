@@ -42,6 +42,8 @@ def run(
     *,
     sheets: Path | None = None,
     paper: bool = False,
+    only: Sequence[str] = (),
+    weights: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the named parts, all when none is named, and return their figures.
 
@@ -51,9 +53,13 @@ def run(
         say: hears each figure as a line of text.
         sheets: folder for pictures of what was measured, where a part makes some.
         paper: measure the published sizes in their place, of the parts that have such.
+        only: methods that the part `restorer` measures; empty for all.
+        weights: of the one method in `only`, which that part measures beside the embedded ones.
 
     Raises:
-        SettingsError: a part is unknown, or has no published sizes, or the folder does not exist.
+        SettingsError: a part is unknown, or has no published sizes, or the folder does not exist, or methods or weights
+            are named for other parts.
+        WeightsError: the weights are not of the method.
     """
     import torch
 
@@ -72,11 +78,22 @@ def run(
             kept="Nothing was measured",
             todo="Give the folder with --data, or leave it out for the figures that need none",
         )
+    chosen = list(parts or modules)
+    more: dict[str, Any] = {}
+    if only or weights is not None:
+        if paper or set(parts) - {"restorer"}:
+            raise SettingsError(
+                f"Cannot restrict {', '.join(parts) or 'the published sizes'} to methods or weights",
+                found="only the part restorer measures one method or other weights",
+                kept="Nothing was measured",
+                todo="Run `bfr bench restorer --method irn`, and the other parts without it",
+            )
+        chosen, more = ["restorer"], {"only": only, "weights": weights}
     torch.set_num_threads(2)
     say(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     figures: dict[str, Any] = {}
-    for part in parts or modules:
+    for part in chosen:
         say(f"\n{part}")
         module = importlib.import_module(modules[part], __name__)
-        figures[part] = module.measure(data, lambda line: say(f"  {line}"), sheets)
+        figures[part] = module.measure(data, lambda line: say(f"  {line}"), sheets, **more)
     return figures

@@ -25,6 +25,8 @@ from ..runtime import Runtime
 
 HELD_OUT = ("pd512/val", "free512/val", "cc0gen512/val")
 """Folders below `faces`, a person each picture, that nothing of ours is trained on."""
+VIEWS = ("moved", "x8_jpeg60", "x16_jpeg60", "gfpgan", "moved_gfpgan")
+"""What people are told apart by, beside the clean picture: see `views_of`."""
 _SIDE = 256
 _FACE = 512
 """Side at which the faces are degraded."""
@@ -118,7 +120,7 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
     figures = bench_recogniser(data)
     teacher = figures["teacher"]
     say(f"{figures['people']} people, each view against the clean picture of everybody; in brackets the teacher")
-    for view in ("moved", "x8_jpeg60", "x16_jpeg60", "gfpgan", "moved_gfpgan"):
+    for view in VIEWS:
         auc, tar, least, same = (f"{figures[f'{key}_{view}']:.3f} ({teacher[f'{key}_{view}']:.3f})" for key in _FIGURES)
         say(
             f"{view}: AUC {auc}, true accepts at 1 % false ones {tar}, from a cosine of {least}, mean cosine of the "

@@ -16,6 +16,8 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     bench = commands.add_parser("bench", help="measure speed, memory and quality here", description=_bench.__doc__)
     bench.add_argument("parts", nargs="*", help=f"{', '.join(parts_of())}; all when none is named")
     bench.add_argument("--data", type=Path, help="folder of faces, photos and scenes that the figures are measured on")
+    bench.add_argument("--method", nargs="+", default=[], metavar="ID", help="only these methods, in the part restorer")
+    bench.add_argument("--weights", type=Path, help="of that one method: measure them beside the embedded ones")
     bench.add_argument("--sheets", type=Path, metavar="DIR", help="write input | restored | truth of some faces there")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     bench.add_argument(
@@ -34,7 +36,9 @@ def _bench(args: argparse.Namespace) -> int:
 
     if args.sheets:
         make_folder(args.sheets)
-    figures = run(args.parts, args.data, show, sheets=args.sheets, paper=args.paper)
+    figures = run(
+        args.parts, args.data, show, sheets=args.sheets, paper=args.paper, only=args.method, weights=args.weights
+    )
     if args.json:
         write_json(args.json, figures)
     return 0

@@ -17,6 +17,7 @@ from ..metrics.distribution import fid, paired_unpaired_ids, statistics
 from ..metrics.fidelity import laplacian_variance, psnr, ssim
 from ..metrics.identity import degrees
 from ..metrics.landmarks import lmd, nme
+from ..metrics.texture import grain, weave
 from .tools import FaceSample, FramePair, MetricModels
 
 Scope = Literal["face", "pair", "set"]
@@ -80,6 +81,14 @@ def _niqe(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
 
 def _sharpness(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
     return laplacian_variance(face.image).item()
+
+
+def _grain(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
+    return grain(face.image, truth.image).item()
+
+
+def _weave(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
+    return weave(face.image).item()
 
 
 def _identity(tools: MetricModels, face: FaceSample, truth: FaceSample) -> float:
@@ -265,6 +274,18 @@ METRICS: tuple[Metric, ...] = (
         "sharpness", "Sharpness", "truth",
         "Variance of the Laplacian of the luma at 8 bit. Best near the truth: noise is sharp too.",
         _sharpness, digits=1, own=True,
+    ),
+    Metric(
+        "grain", "Grain of flat regions", "truth",
+        "High-frequency energy where the truth is flat, relative to the truth's (Immerkær's operator). Above 1: noise "
+        "where there was none; below: smoother than the truth. Our definition.",
+        _grain, own=True,
+    ),
+    Metric(
+        "weave", "Weave", "lower",
+        "How far the spectral lines of a grid of 2, 4 or 8 pixels stand out of their neighbours; 1 is not at all. "
+        "Networks that fold their maps draw such grids, and so do the blocks of JPEG. Our definition.",
+        _weave, own=True,
     ),
     Metric(
         "warp_error", "Warp error", "lower",

@@ -17,19 +17,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import secrets
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import OutputMediaError, SettingsError
-from ..media.atomic import hold, make_folder, publish, require_writable, sweep
+from ..media.atomic import make_folder, publish, require_writable, sweep
+from ..media.lock import LOCK, hold_folder
 from .segments import PREFIX, Segment, measure
 from .types import Scan
 
@@ -39,7 +36,7 @@ VERSION = 1
 STAGES = ("analysis", "render")
 """In order: each goes on from what the one before found."""
 
-_JOB, _LOCK, _SCAN = "job.json", "lock", "scan.json"
+_JOB, _SCAN = "job.json", "scan.json"
 _SCAN_PART = "scan_"
 
 
@@ -79,19 +76,16 @@ class JobFolder:
         job = self.path / _JOB
         if self.path.is_dir() and not job.exists():
             # Of a killed run there may be a lock and an unfinished file; anything else is somebody's.
-            strange = [entry.name for entry in self.path.iterdir() if entry.name not in (_LOCK, "report")]
+            strange = [entry.name for entry in self.path.iterdir() if entry.name not in (LOCK, "report")]
             strange = [name for name in strange if not name.startswith(".bfr-")]
             if strange:
                 raise self._error(
                     f"it holds {strange[0]} and no {_JOB}, so it is no folder of a job", "Choose another folder"
                 )
         make_folder(self.path)
-        self._held = hold(self.path / _LOCK)
-        if self._held is None:
-            raise self._error(f"another run is at it: {self._holder()}", "Wait for it to end, or end it")
+        self._held = hold_folder(self.path)
         try:
             require_writable(self.path)
-            self._write_holder(self._held)
             sweep(self.path)
             make_folder(self.report)
             sweep(self.report)
@@ -105,23 +99,9 @@ class JobFolder:
         self._release()
 
     def _release(self) -> None:
-        # The file stays: whoever removed it could take it from a run that has just opened it.
         held, self._held = self._held, None
         if held is not None:
             held.close()
-
-    def _holder(self) -> str:
-        with suppress(OSError, ValueError):
-            told = json.loads((self.path / _LOCK).read_text("utf-8"))
-            return f"process {told['pid']} on {told['host']}, since {told['since']}"
-        return "it did not say which"
-
-    def _write_holder(self, file: BinaryIO) -> None:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": since}).encode())
-        file.flush()
 
     def _error(self, found: str, todo: str) -> OutputMediaError:
         return OutputMediaError(f"Cannot use {self.path}", found=found, kept="Nothing in it was changed", todo=todo)

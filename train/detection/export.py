@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,28 @@ from torch import Tensor
 
 from bfr_core.errors import BfrError
 from bfr_core.models.checkpoints.cards import Card
-from bfr_core.models.checkpoints.files import fill
+from bfr_core.models.checkpoints.files import fill, load_state
 from bfr_core.networks.face_detector import FaceDetectorNet, FaceRefinerNet, fold
 
 from ..checkpoint import averaged, read_newest
 from ..export import images_seen, licence_of, write_weights
-from ..loop import chained
+from ..run import chained
+from ..stage import is_checkpoint
 from ..stages.detector import DetectorStage
 
 _PARTS = (("search", FaceDetectorNet, "detector.search"), ("refine", FaceRefinerNet, "detector.refiner"))
 """Name in `FaceCascade`, network, stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """One of the two networks, with what its run or its card says of it."""
+
+    weights: Mapping[str, Tensor]
+    pictures: str
+    images_seen: int
+    command: str
+    figures: Any
 
 
 def export_detector(
@@ -36,41 +49,71 @@ def export_detector(
 ) -> Card:
     """Write the averaged networks of two runs, or of two checkpoints, with their card.
 
+    The search may be that of a shipped detector, whose card is beside it.
+
     Raises:
         WeightsError: a checkpoint cannot be read.
         SettingsError: one is of another stage, the target is no safetensors file, or nobody stated the pictures'
             licence.
     """
-    weights: dict[str, Tensor] = {}
-    states = []
-    for (prefix, network, stage), place in zip(_PARTS, (search, refiner), strict=True):
-        state = read_newest(place, stage)
-        net = network(norm=True)
-        fill(net, averaged(state, "net"), what=f"{stage} of {place.name}")
-        weights |= {f"{prefix}.{name}": tensor for name, tensor in fold(net).items()}
-        states.append(state)
-    facts = [state["data"] for state in states]
-    licence = licence or licence_of(states)
-    places = dict.fromkeys(place for fact in facts for place in fact["places"])
-    words = images or (
-        f"{facts[0]['pictures']} pictures of {', '.join(places)}; those without a list of labels were labelled by YuNet"
-    )
+    trained = {part: read_newest(place, stage) for (part, _, stage), place in _places(search, refiner)}
+    stated = licence or licence_of(list(trained.values()))
+    halves = {
+        stage: _trained(part, network, trained[part], place) if part in trained else _shipped(part, place)
+        for (part, network, stage), place in zip(_PARTS, (search, refiner), strict=True)
+    }
+    words = images or "; ".join(dict.fromkeys(half.pictures for half in halves.values()))
     figures: dict[str, Any] = (
         json.loads(metrics.read_text("utf-8"))["detector"]
         if metrics
-        else {stage: state["figures"] for (_, _, stage), state in zip(_PARTS, states, strict=True)}
+        else {stage: half.figures for stage, half in halves.items()}
     )
     return write_weights(
         target,
-        weights,
+        {key: tensor for half in halves.values() for key, tensor in half.weights.items()},
         method="detector",
         config="embedded",
         title="Face detector: box, five points, score",
-        images=f"{words}; {licence}",
-        images_seen=sum(map(images_seen, states)),
-        command="; ".join(chained(state["started_from"], state["command"]) for state in states),
+        images=f"{words}; {stated}",
+        images_seen=sum(half.images_seen for half in halves.values()),
+        command="; ".join(half.command for half in halves.values()),
         metrics=figures,
         weaknesses=DetectorStage.weaknesses,
+    )
+
+
+def _places(search: Path, refiner: Path) -> list[tuple[tuple[str, type, str], Path]]:
+    """Return the parts that come from runs, with their places."""
+    return [
+        (part, place)
+        for part, place in zip(_PARTS, (search, refiner), strict=True)
+        if part[0] != "search" or is_checkpoint(place)
+    ]
+
+
+def _trained(part: str, network: type, state: dict[str, Any], place: Path) -> _Half:
+    net = network(norm=True)
+    fill(net, averaged(state, "net"), what=f"{state['stage']} of {place.name}")
+    facts = state["data"]
+    return _Half(
+        {f"{part}.{name}": tensor for name, tensor in fold(net).items()},
+        f"{facts['pictures']} pictures of {', '.join(facts['places'])}; those without a list of labels were labelled "
+        "by YuNet",
+        images_seen(state),
+        chained(state["started_from"], state["command"]),
+        state["figures"],
+    )
+
+
+def _shipped(part: str, place: Path) -> _Half:
+    card = place.with_suffix(".json")
+    known = json.loads(card.read_text("utf-8")) if card.is_file() else {}
+    return _Half(
+        {key: tensor for key, tensor in load_state(place).items() if key.startswith(f"{part}.")},
+        f"the {part} of {place.name}: {known.get('images', 'pictures that nobody stated')}",
+        known.get("images_seen", 0),
+        f"the {part} of {place.name}: {known.get('command', '')}",
+        known.get("metrics", {}),
     )
 
 
@@ -80,8 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m train.detection.export",
         description="Write the trained face detector as half-precision safetensors with its card.",
     )
-    parser.add_argument("--search", type=Path, required=True, metavar="RUN", help="run of detector.search, or a .pt")
-    parser.add_argument("--refiner", type=Path, required=True, metavar="RUN", help="run of detector.refiner, or a .pt")
+    parser.add_argument(
+        "--search", type=Path, required=True, metavar="RUN", help="run of detector.search, a .pt, or a detector"
+    )
+    parser.add_argument("--refiner", type=Path, required=True, metavar="RUN", help="a run, or its .pt")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.safetensors")
     parser.add_argument("--metrics", type=Path, metavar="JSON", help="figures for the card: `bfr bench --json`")
     parser.add_argument("--licence", default="", help="licence of the pictures, where a run does not know it")

@@ -44,6 +44,7 @@ COMPACT = LatentConfig(
     optimiser="muon",
     clip=0.5,
     ema=1_000.0,
+    precision="auto",
     sigma_mean=-0.7,
     folder_weights=FREE,
     validate_images=2_000,

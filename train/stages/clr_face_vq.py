@@ -20,6 +20,7 @@ COMPACT = VqConfig(
     optimiser="muon",
     clip=0.1,
     ema=400.0,
+    precision="auto",
     degraded=0.25,
     folder_weights=FREE,
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from bfr_core.errors import SettingsError
+from bfr_core.models.checkpoints.files import fill
 from bfr_core.networks.face_detector import FaceDetectorNet
 
 from ..config import STRICT, C, Phase, TrainConfig
@@ -21,6 +22,8 @@ from ..detection.scenes import SceneMixer
 from ..detection.trained import TrainedDetector
 from ..detection.validation import DetectionValidator
 from ..stage import FileNeed, Nets, Objective, Stage, Step, Validator
+
+N = TypeVar("N", bound=nn.Module)
 
 VARIED = {"cc0gen": 2.0, "free512": 2.5, "free256": 2.5, "cc0gen512": 0.4, "pd512": 0.4, "pd256": 0.4}
 """Portraits in the wild and generated ones vary most in pose, light, age and skin."""
@@ -62,6 +65,11 @@ class DetectorStage(Stage[C]):
     weaknesses: ClassVar[str] = (
         "Trained on portraits: profiles beyond about 60 degrees, faces turned by more than 50 degrees in the plane and "
         "faces under 12 pixels are missed more often than elsewhere."
+    )
+
+    folded: ClassVar[bool] = True
+    figures: ClassVar[tuple[str, ...]] = tuple(
+        f"{figure}_{scenes}" for scenes in ("clean", "x8_jpeg60") for figure in ("recall", "point_error", "unlabelled")
     )
 
     def pictures(
@@ -112,6 +120,9 @@ class SearchStage(DetectorStage[DetectorConfig]):
     configs: ClassVar[Mapping[str, DetectorConfig]] = {"compact": COMPACT}
     pixel_layers: ClassVar[tuple[str, ...]] = ("stem", "out")
 
+    def from_shipped(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+        return {"net": shipped_part(FaceDetectorNet(), weights, "search", what=self.title)}
+
     def networks(self) -> dict[str, nn.Module]:
         return {"net": FaceDetectorNet(norm=True)}
 
@@ -127,6 +138,23 @@ class SearchStage(DetectorStage[DetectorConfig]):
 
     def validator(self, pictures: Any) -> Validator:
         return DetectionValidator(pictures, lambda nets: TrainedDetector(nets["net"]), limit=self.config.validate_limit)
+
+
+def shipped_part(net: N, weights: Mapping[str, Tensor], part: str, *, what: str) -> N:
+    """Fill one of the detector's two networks, built without batch norms, from the file that holds both.
+
+    Args:
+        net: the network.
+        weights: of the shipped detector.
+        part: `search` or `refine`.
+        what: the network in words, for messages.
+
+    Raises:
+        WeightsError: the file lacks the network, or holds another.
+    """
+    own = {key.removeprefix(f"{part}."): t for key, t in weights.items() if key.startswith(f"{part}.")}
+    fill(net, own, what=what)
+    return net
 
 
 STAGE = SearchStage

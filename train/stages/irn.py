@@ -30,6 +30,7 @@ COMPACT = RestoreConfig(
     optimiser="muon",
     clip=0.1,
     ema=1_400.0,
+    precision="auto",
     folder_weights=FREE,
 )
 """Two cores (AVX2): about an hour. The first phase sees crops without the identity term, four times as many pictures

@@ -24,6 +24,7 @@ COMPACT = PLTransConfig(
     optimiser="muon",
     clip=0.1,
     ema=600.0,
+    precision="auto",
     folder_weights=FREE,
 )  # fmt: skip
 """Two cores, about half an hour."""

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from bfr_core.backends.recognizers.embedded import LAYOUT
+from bfr_core.bench.recogniser import VIEWS
 from bfr_core.errors import SettingsError
 from bfr_core.faces.identity import RecognizerNet, load_recognizer
 from bfr_core.models.checkpoints.files import fill
@@ -82,6 +83,11 @@ class RecogniserStage(Stage[RecogniserConfig]):
         "for guidance, selection and drift; not for deciding who somebody is."
     )
     pixel_layers: ClassVar[tuple[str, ...]] = ("net.stages.0", "net.place", "read")
+    folded: ClassVar[bool] = True
+    figures: ClassVar[tuple[str, ...]] = (
+        *(f"{figure}_{view}" for view in VIEWS for figure in ("auc", "tar", "least", "same")),
+        "other", "agreement", "cosine",
+    )  # fmt: skip
 
     def __init__(self, config: RecogniserConfig, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)
@@ -101,6 +107,11 @@ class RecogniserStage(Stage[RecogniserConfig]):
         student = Student()
         fill(student, dict(weights), what=cls.title)
         return fold(student.net)
+
+    def from_shipped(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+        student = Student(norm=False)
+        fill(student.net, weights, what=self.title)
+        return {"net": student}
 
     def networks(self) -> dict[str, nn.Module]:
         return {"net": Student()}

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from bfr_core.errors import SettingsError
-from bfr_core.models.checkpoints.files import fill
+from bfr_core.models.checkpoints.files import fill, load_state
 from bfr_core.networks.face_detector import FaceDetectorNet, FaceRefinerNet
 
 from ..checkpoint import averaged, read_newest
@@ -20,8 +20,8 @@ from ..detection.crops import CropExamples, Crops, collect
 from ..detection.losses import refiner_losses
 from ..detection.trained import TrainedDetector
 from ..detection.validation import DetectionValidator
-from ..stage import FileNeed, Nets, Objective, Step, Validator
-from .detector import DetectorConfig, DetectorStage
+from ..stage import FileNeed, Nets, Objective, Step, Validator, is_checkpoint
+from .detector import DetectorConfig, DetectorStage, shipped_part
 
 SEARCH = "detector.search"
 
@@ -76,7 +76,7 @@ class RefinerStage(DetectorStage[RefinerConfig]):
     }
     configs: ClassVar[Mapping[str, RefinerConfig]] = {"compact": COMPACT}
     needs: ClassVar[Mapping[str, FileNeed]] = {
-        "search": FileNeed(f"run of {SEARCH}, or a checkpoint of one, that names the candidates"),
+        "search": FileNeed(f"run of {SEARCH}, a checkpoint of one, or a shipped detector, that names the candidates"),
         **DetectorStage.needs,
     }
     pixel_layers: ClassVar[tuple[str, ...]] = ("body.0", "out")
@@ -86,6 +86,9 @@ class RefinerStage(DetectorStage[RefinerConfig]):
         self._crops: Crops | None = None
         self.search = read_search(files["search"])
         self.frozen["search"] = self.search
+
+    def from_shipped(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+        return {"net": shipped_part(FaceRefinerNet(), weights, "refine", what=self.title)}
 
     def networks(self) -> dict[str, nn.Module]:
         return {"net": FaceRefinerNet(norm=True)}
@@ -125,12 +128,14 @@ class RefinerStage(DetectorStage[RefinerConfig]):
 
 
 def read_search(path: Path) -> FaceDetectorNet:
-    """Return the averaged search of a checkpoint.
+    """Return the averaged search of a checkpoint, or that of a shipped detector.
 
     Raises:
-        WeightsError: the file is no checkpoint, or is damaged.
-        SettingsError: it is one of another stage.
+        WeightsError: the file is neither, or is damaged.
+        SettingsError: it is a checkpoint of another stage.
     """
+    if not is_checkpoint(path):
+        return shipped_part(FaceDetectorNet(), load_state(path), "search", what=f"the search of {path.name}").eval()
     net = FaceDetectorNet(norm=True)
     fill(net, averaged(read_newest(path, SEARCH), "net"), what=f"the search of {path.name}")
     return net.eval()
