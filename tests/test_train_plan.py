@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -182,7 +183,7 @@ def test_a_plan_trains_its_stages_and_hands_their_weights_on(faces, tmp_path, ca
 
     lines = status(path, out, capsys)
     cells = row(lines, "next")
-    assert cells[1:3] == ["kept", "24 of 24"] and "psnr" in cells[4] and cells[5] == "exports/next.safetensors"
+    assert cells[1:3] == ["handed on", "24 of 24"] and "psnr" in cells[4] and cells[5] == "exports/next.safetensors"
     # The same command again has nothing to do.
     times = {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
     assert call(path, faces, out) == 0
@@ -522,6 +523,12 @@ def test_pictures_without_a_licence_are_refused_before_anything_is_trained(faces
     assert call(path, bare, out) == 1
     assert "no licence is stated" in capsys.readouterr().err and not (out / "runs").exists()
     assert call(path, bare, out, "--licence", "CC0", "--skip", "next") == 0
+
+
+def test_several_processes_are_refused(faces, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(work, "PartialState", lambda cpu: SimpleNamespace(num_processes=2))
+    assert call(write(tmp_path, TWO), faces, tmp_path / "out") == 1
+    assert "2 were launched" in capsys.readouterr().err and not (tmp_path / "out/runs").exists()
 
 
 def test_the_line_is_written_over_at_a_terminal_only():

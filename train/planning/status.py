@@ -15,8 +15,8 @@ from .kept import targets
 from .plan import Plan, Planned
 
 _HEAD = ("stage", "state", "images", "hours", "figures", "weights")
-_MOST = 4
-"""Figures shown of a run that has no rules."""
+_MOST = 3
+"""Figures shown of a stage, those with rules first; its record has them all."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ def table(plan: Plan, folder: PlanFolder) -> list[str]:
         rows.append(
             (
                 planned.name,
-                _state(result, begun, done),
+                _state(planned, result, begun, done),
                 _images(planned, begun, done),
                 f"{done.seconds / 3600:.1f}" if done.seconds else "-",
                 _figures(planned, result, done),
@@ -79,9 +79,11 @@ def table(plan: Plan, folder: PlanFolder) -> list[str]:
     return [head, "", *lines, *(["", "Not kept:", *reasons] if reasons else [])]
 
 
-def _state(result: Mapping[str, Any] | None, begun: Mapping[str, Any] | None, done: Progress) -> str:
+def _state(planned: Planned, result: Mapping[str, Any] | None, begun: Mapping[str, Any] | None, done: Progress) -> str:
+    if result is not None and result["kept"]:
+        return "kept" if planned.rivals else "handed on"
     if result is not None:
-        return "withdrawn" if "withdrawn" in result else "kept" if result["kept"] else "not kept"
+        return "withdrawn" if "withdrawn" in result else "not kept"
     if begun is None:
         return "waiting"
     return "measuring" if done.images >= begun["images"] else "training"
@@ -97,17 +99,16 @@ def _images(planned: Planned, begun: Mapping[str, Any] | None, done: Progress) -
 
 
 def _figures(planned: Planned, result: Mapping[str, Any] | None, done: Progress) -> str:
-    ruled = list(dict.fromkeys(figure for _, figure, _ in planned.entry.keep.rules()))
-    if result is None:
-        names = [name for name in ruled if name in done.figures] or list(done.figures)[:_MOST]
-        at = f" after {done.validated_at:,}" if done.figures else ""
-        return ", ".join(f"{name} {done.figures[name]:.4g}" for name in names) + at or "-"
-    after, before = result["after"], result.get("before", {})
-    names = [name for name in ruled if name in after] or list(after)[:_MOST]
-    return ", ".join(
-        f"{name} {before[name]:.4g} -> {after[name]:.4g}" if name in before else f"{name} {after[name]:.4g}"
+    after = done.figures if result is None else result["after"]
+    before = {} if result is None else result.get("before", {})
+    names = dict.fromkeys([*(figure for _, figure, _ in planned.entry.keep.rules()), *after])
+    shown = [
+        f"{name} {f'{before[name]:.4g} -> ' if name in before else ''}{after[name]:.4g}"
         for name in names
-    )
+        if name in after
+    ]
+    at = f" after {done.validated_at:,}" if result is None and shown else ""
+    return ", ".join(shown[:_MOST]) + at or "-"
 
 
 def _weights(plan: Plan, planned: Planned, folder: PlanFolder, result: Mapping[str, Any] | None) -> str:

@@ -279,7 +279,9 @@ class Work:
         self._withdraw_misfits(name, result)
         written = publish_kept(self.plan, self.folder).get(name, [])
         if kept:
-            self.line.keep(f"kept{': ' if written else ''}{', '.join(f'weights/{one}.safetensors' for one in written)}")
+            self.line.keep(
+                f"kept: {', '.join(f'weights/{one}.safetensors' for one in written)}" if rivals else "handed on"
+            )
 
     def _product(self, planned: Planned, files: Mapping[str, Path]) -> Path:
         """Write what a finished run gives, and return where it is."""
