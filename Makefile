@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format types check host release bench demo wheel tables
+.PHONY: help setup test lint format types check host release bench demo wheel tables schemas
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -e ".[dev]"
 
-test: setup ## the tests; one file: make test ARGS="-n 0 tests/test_align.py"
+test: setup ## the tests; one file: make test ARGS="-n 0 tests/faces/test_align.py"
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: setup ## ruff, and whether the code is formatted
@@ -50,4 +50,7 @@ wheel: setup ## build the wheel into dist/
 	$(BIN)/pip wheel --no-deps --no-build-isolation -w dist .
 
 tables: setup ## write the generated tables of the documentation anew
-	PYTHONPATH=. $(BIN)/python tests/test_docs.py
+	PYTHONPATH=.:tests/support $(BIN)/python tests/core/test_docs.py
+
+schemas: setup ## take changed nodes over into what saved workflows are checked against
+	PYTHONPATH=.:tests/support $(BIN)/python tests/nodes/test_nodes.py
