@@ -12,7 +12,7 @@ from torch import Tensor
 from bfr_core.errors import InputMediaError
 from bfr_core.evaluate.catalogue import BY_KEY
 from bfr_core.evaluate.run import measure_face
-from bfr_core.evaluate.tools import Tools
+from bfr_core.evaluate.tools import MetricModels
 from bfr_core.metrics.texture import grain, weave
 
 SIDE = 256
@@ -136,9 +136,9 @@ def test_pictures_that_are_too_small_are_refused():
 def test_an_evaluation_reports_both_with_the_truths_own():
     woven = gray(portrait() + grid(2, 3.0) + noise(2, 0))[0].clamp(0, 1)
     images = {"restored": woven, "truth": gray(portrait())[0].clamp(0, 1)}
-    values = measure_face("face", [BY_KEY["grain"], BY_KEY["weave"]], images, Tools()).values
+    values = measure_face("face", [BY_KEY["grain"], BY_KEY["weave"]], images, MetricModels()).values
     assert values["grain"] == {"restored": grain(woven[None], images["truth"][None]).item(), "truth": 1.0}
     assert values["weave"]["restored"] == weave(woven[None]).item() > 5 * values["weave"]["truth"]
     small = {side: image[:, :48, :48] for side, image in images.items()}
-    item = measure_face("face", [BY_KEY["weave"]], small, Tools())
+    item = measure_face("face", [BY_KEY["weave"]], small, MetricModels())
     assert np.isnan(item.values["weave"]["restored"]) and "64 pixels" in item.why["weave"]

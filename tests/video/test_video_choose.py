@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from film_scans import film, person
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_video_tracks import film, person
 
 from bfr_core.errors import SettingsError
 from bfr_core.faces.align import FFHQ_TEMPLATE
