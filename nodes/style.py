@@ -128,7 +128,7 @@ class MixStyleCodes(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        layers = {"max": _LAYERS, "step": 1}
+        layers: dict[str, Any] = {"max": _LAYERS, "step": 1}
         return schema(
             node_id="BFR_MixStyleCodes",
             display_name="VSPBFR Mix Style Codes",

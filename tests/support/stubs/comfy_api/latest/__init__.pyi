@@ -1,0 +1,16 @@
+from typing import Any
+
+from . import io as io
+from . import ui as ui
+
+class ComfyExtension:
+    async def on_load(self) -> None: ...
+    async def get_node_list(self) -> list[type[io.ComfyNode]]: ...
+
+class InputImpl:
+    class VideoFromFile:
+        def __init__(self, file: Any, **window: Any) -> None: ...
+
+    class VideoFromComponents:
+        def __init__(self, components: Any) -> None: ...
+        def get_components(self) -> Any: ...
