@@ -103,9 +103,18 @@ class Config:
     """Weights of other methods that come with the package and fill a child of this network, by the child's prefix."""
     defaults: Mapping[str, Value] = field(default_factory=dict)
     """Settings that this config starts from, where they are not the method's."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Other layouts of the same size: a key that only their files have, and the options that differ."""
     colours: Literal["input", "method"] = "input"
     """Whose colours restored faces have where nobody says. Small weights drift in colour, so theirs are the input's;
     `official` and `paper` weights show what their authors' code shows."""
+
+    def for_keys(self, keys: Collection[str]) -> Config:
+        """Return the config with the layout that a file with `keys` has."""
+        found = {}
+        for key, options in self.variants.items():
+            found |= options if key in keys else {}
+        return replace(self, options={**self.options, **found}) if found else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,7 +287,7 @@ def _load_embedded(method: Method, config: Config) -> Restorer:
 
 
 def _filled(method: Method, config: Config, state: Mapping[str, Tensor], source: str) -> Restorer:
-    net = unfilled(method, config)
+    net = unfilled(method, config.for_keys(state.keys()))
     fill(net, state, what=f"{method.title}, config {config.name}", guess=identify)
     return Restorer(method, config, net, source)
 

@@ -145,8 +145,7 @@ class Stage(ABC, Generic[C]):
         """
         return weights
 
-    @classmethod
-    def adopted(cls, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def adopted(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return weights that a restorer loads as the exported networks hold them, to start a run from."""
         return weights
 

@@ -8,6 +8,7 @@ where a face's structure is, and one light block each way at 1/2 keeps lashes an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
 
@@ -57,6 +58,34 @@ class FullSizeHead(nn.Module):
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         h = F.interpolate(self.mix(h), scale_factor=2, mode="bilinear", align_corners=False)
         return self.conv2(self.act(self.conv1(torch.cat([h, x], 1))))
+
+
+def full_from_folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights of a folded head as those of a head at full size that begins near it.
+
+    Features become the mean of the four phases of each colour's correction, twice with opposite signs, so that the two
+    convolutions can hand them through the rectifier unchanged: at the start only the grid is missing.
+
+    Args:
+        weights: of `RestoreUNet(head="folded")`, by their keys.
+    """
+    kept = {key: tensor.float() for key, tensor in weights.items() if not key.startswith("head.")}
+    folded, bias = weights["head.0.weight"].float(), weights["head.0.bias"].float()
+    channels = folded.shape[1]
+    head = FullSizeHead(channels)
+    with torch.no_grad():
+        head.conv1.bias.zero_()  # type: ignore[union-attr]
+        head.conv2.weight.zero_()
+        head.conv2.bias.zero_()  # type: ignore[union-attr]
+        for colour in range(3):
+            phases = slice(4 * colour, 4 * colour + 4)
+            head.mix.weight[colour] = folded[phases].mean(0)
+            head.mix.bias[colour] = bias[phases].mean()  # type: ignore[index]
+            for sign, row in ((1.0, colour), (-1.0, colour + 3)):
+                head.conv1.weight[row].zero_()
+                head.conv1.weight[row, colour, 1, 1] = sign
+                head.conv2.weight[colour, row, 1, 1] = sign / (1 + head.act.negative_slope)
+    return kept | {f"head.{key}": tensor.detach() for key, tensor in head.state_dict().items()}
 
 
 class RestoreUNet(nn.Module):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from torch import nn
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
 
 from bfr_core.faces.identity import load_recognizer
+from bfr_core.models.checkpoints.files import fill
+from bfr_core.networks.restore_unet import full_from_folded
 from bfr_core.registry import get_method
 
 from .. import losses
-from ..config import Phase
+from ..config import STRICT, Phase
 from ..data import Batch, Examples
 from ..pairs import FREE, RestoreConfig, RestorePhase, face_pairs
 from ..pictures import Pictures
@@ -21,7 +25,16 @@ from ..validation import RestoreValidator
 
 _FACE = {"l1": 1.0, "identity": 0.03}
 
-COMPACT = RestoreConfig(
+
+@dataclass(frozen=True, config=STRICT)
+class IrnConfig(RestoreConfig):
+    """The identity recovery network."""
+
+    head: Literal["folded", "full"] = "folded"
+    """How the compact network ends, see `RestoreUNet`."""
+
+
+COMPACT = IrnConfig(
     phases=(
         RestorePhase("crops", 7_400, batch=8, size=256, lr=(0.015, 0.004), warmup=160, weights={"l1": 1.0}),
         RestorePhase("faces", 2_000, batch=4, lr=(0.004, 0.0006), warmup=160, weights=_FACE),
@@ -37,7 +50,7 @@ COMPACT = RestoreConfig(
 in the same time. The last mixes in pictures that are nearly good: after the papers' ranges alone the net lowered their
 identity (0.994 to 0.983 at half resolution)."""
 
-PAPER = RestoreConfig(
+PAPER = IrnConfig(
     network="paper",
     phases=(RestorePhase("faces", 9_600_000, batch=32, lr=(5e-5, 5e-5), weights={"l1": 1.0, "identity": 0.1}),),
     degradation="difface",
@@ -50,7 +63,7 @@ PAPER = RestoreConfig(
 smaller term."""
 
 
-class IrnStage(Stage[RestoreConfig]):
+class IrnStage(Stage[IrnConfig]):
     """Train x_hat = f_phi(x_d)."""
 
     title: ClassVar[str] = "Identity recovery network"
@@ -63,7 +76,7 @@ class IrnStage(Stage[RestoreConfig]):
         "l1": "|x_hat - x|, at half size where the truth was enlarged",
         "identity": "D_cos(f(x_hat), f(x)) = 1 - cos",
     }
-    configs: ClassVar[Mapping[str, RestoreConfig]] = {"compact": COMPACT, "paper": PAPER}
+    configs: ClassVar[Mapping[str, IrnConfig]] = {"compact": COMPACT, "paper": PAPER}
     needs: ClassVar[Mapping[str, FileNeed]] = {
         "recogniser": FileNeed("face recogniser of the identity loss: MobileFaceNet, IR-SE50 or resnet18 ArcFace")
     }
@@ -73,14 +86,29 @@ class IrnStage(Stage[RestoreConfig]):
         "what blur of more than about 10 px has removed."
     )
 
-    def __init__(self, config: RestoreConfig, files: Mapping[str, Path]) -> None:
+    def __init__(self, config: IrnConfig, files: Mapping[str, Path]) -> None:
         super().__init__(config, files)
         self.recogniser = load_recognizer(files["recogniser"])
         self.frozen["recogniser"] = self.recogniser  # type: ignore[assignment]
 
     def networks(self) -> dict[str, nn.Module]:
         method = get_method("irn")
-        return {"net": method.build(method.config(self.config.network))}
+        config = method.config(self.config.network)
+        if self.config.head == "full":
+            config = replace(config, options={**config.options, "head": "full"})
+        return {"net": method.build(config)}
+
+    def adopted(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights to start from, with the head that is trained."""
+        return full_from_folded(weights) if self.config.head == "full" and "head.0.weight" in weights else weights
+
+    def from_shipped(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+        """Return the network with weights that a restorer loads, as they are: their own head decides."""
+        method = get_method("irn")
+        net = method.build(method.config(self.config.network).for_keys(weights.keys()))
+        wanted = net.state_dict().keys()
+        fill(net, {key: tensor for key, tensor in weights.items() if key in wanted}, what=self.title)
+        return {"net": net}
 
     def objectives(self) -> tuple[Objective, ...]:
         return (Objective("restore", ("net",), self._restore),)

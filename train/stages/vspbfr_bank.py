@@ -97,8 +97,7 @@ class BankStage(StyleStage[BankConfig]):
     def shipped(cls, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {key: value for key, value in weights.items() if key != "path_length"}
 
-    @classmethod
-    def adopted(cls, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def adopted(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {"path_length": torch.zeros(()), **weights}
 
     def networks(self) -> dict[str, nn.Module]:

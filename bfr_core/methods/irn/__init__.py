@@ -29,6 +29,10 @@ class IrnSettings:
     fidelity: float = fidelity_param()
 
 
+_HEADS = {"head.0.weight", "head.conv2.weight"}
+"""Of compact weights: the folded head, and the one at full size that is being trained."""
+
+
 def build(config: Config) -> nn.Module:
     """Make the untrained network of a config."""
     return _NETWORKS[config.name](**config.options)
@@ -38,7 +42,7 @@ def recognise(keys: Collection[str]) -> str | None:
     """Tell a config by keys that only it has."""
     if "layers.0.residual_group.blocks.0.attn.qkv.weight" in keys and "conv_up3.weight" in keys:
         return "paper"
-    if "encoder.0.0.conv1.weight" in keys and "middle.0.conv1.weight" in keys and "head.0.weight" in keys:
+    if "encoder.0.0.conv1.weight" in keys and "middle.0.conv1.weight" in keys and not _HEADS.isdisjoint(keys):
         return "compact"
     return None
 
@@ -70,7 +74,13 @@ METHOD = Method(
         Paper("Diffuse and Restore (WACV 2024)", "", "Sec. 3.1, Eq. 4"),
     ),
     configs=(
-        Config("compact", "Compact U-Net, embedded weights", 512, embedded=("irn_compact",)),
+        Config(
+            "compact",
+            "Compact U-Net, embedded weights",
+            512,
+            embedded=("irn_compact",),
+            variants={"head.conv2.weight": {"head": "full"}},
+        ),
         Config("paper", "SwinIR with pixel-unshuffle, bring your weights", 512, colours="method"),
     ),
     build=build,
