@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -392,10 +393,13 @@ def test_a_part_that_is_cut_out_begins_at_zero_with_its_sound(tmp_path, suffix):
 
 def test_row22_subtitles_and_a_second_picture_are_copied(tmp_path):
     source = write_clip(tmp_path / "in.mkv", 40, audio=2, subtitles=2, videos=2, options={"bf": "2"})
-    whole = int(av.__version__.split(".")[0]) >= 17
-    if not whole:
-        with pytest.raises(OutputMediaError, match=r"1 \(video, h264\): PyAV .* another header"):
-            plan_streams(probe(source), tmp_path / "out.mkv")
+    whole = True
+    try:
+        plan_streams(probe(source), tmp_path / "out.mkv")
+    except OutputMediaError as error:
+        assert re.search(r"1 \(video, h264\): PyAV .* another header", str(error))
+        whole = False
+    assert whole or int(av.__version__.split(".")[0]) < 17
     render(source, tmp_path / "out.mkv", drop=() if whole else (1,))
     for kind in ("audio", "subtitle"):
         was, now = packets_of(source, kind), packets_of(tmp_path / "out.mkv", kind)
