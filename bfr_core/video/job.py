@@ -221,6 +221,9 @@ class FilmJob:
             more = reader.lost_count - len(reader.lost)
             lost = [*reader.lost, *([f"and {more} more frames"] if more else [])]
             self.folder.finish_scan({"lost": lost, "notes": reader.notes})
+            # Frames are heard of as they are decoded, by their indices; only now is it known that all were looked at.
+            frames = sum(len(part) for part in parts)
+            self.on_progress("analyse", frames, frames)
         self._notes += self.folder.scan_notes
         found = Scan.joined(parts)
         if not len(found):

@@ -1,4 +1,4 @@
-"""The pack in a real ComfyUI: COMFYUI_PATH=... COMFYUI_PYTHON=... pytest -m host tests/test_host.py"""
+"""The pack in a real ComfyUI: COMFYUI_PATH=... COMFYUI_PYTHON=... pytest -m host tests/nodes/test_host.py"""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ PICTURES = sorted(path.stem for path in API.glob("restore_*.json") if "LoadImage
 SHOTS = 8
 """Frames of the film."""
 LEVEL = 1 / 255
+LONG_S = 400.0
+"""Longest wait for a workflow of many steps on a busy processor; the slowest takes a minute on two free cores."""
 STEP_S = 20.0
 """Longest step of a diffusion method there, for two faces; all frames of the film take minutes."""
 STOP_S = 3.0
@@ -248,7 +250,7 @@ def test_no_face_changes_no_bit(workflow: str, host: Host, flat: str, name: str)
 
 def test_a_face_is_restored_where_a_mask_lets_it_be_steered(host: Host, name: str, photo: Path) -> None:
     prompt = saved("guided_restore", name)
-    entry = host.run(prompt)
+    entry = host.run(prompt, timeout_s=LONG_S)
     (path,) = host.outputs(entry, by_kind(prompt, "SaveImage"))
     got, before = pixels(path), pixels(photo)
     (replaced,) = (pixels(path) for path in host.outputs(entry, by_kind(prompt, "MaskPreview")))
@@ -258,24 +260,24 @@ def test_a_face_is_restored_where_a_mask_lets_it_be_steered(host: Host, name: st
     # Nothing is steered where the mask is black, so a strength of 0 gives the same as a black mask.
     combine, guide = by_kind(prompt, "BFR_CombineGuidanceMasks"), by_kind(prompt, "BFR_IdentityGuide")
     prompt[guide]["inputs"]["strength"] = 0.0
-    (free,) = (pixels(path) for path in host.outputs(host.run(prompt), by_kind(prompt, "SaveImage")))
+    (free,) = (pixels(path) for path in host.outputs(host.run(prompt, timeout_s=LONG_S), by_kind(prompt, "SaveImage")))
     prompt[guide]["inputs"]["strength"] = 10.0
     prompt[combine]["inputs"]["operation"] = "subtract"
     prompt[combine]["inputs"]["b"] = prompt[combine]["inputs"]["a"]
-    (black,) = (pixels(path) for path in host.outputs(host.run(prompt), by_kind(prompt, "SaveImage")))
+    (black,) = (pixels(path) for path in host.outputs(host.run(prompt, timeout_s=LONG_S), by_kind(prompt, "SaveImage")))
     assert np.abs(black - free).max() <= LEVEL + 1e-9
     assert np.abs(got - free).max() > LEVEL, "it is steered"
 
 
 def test_guided_restoring_without_a_face_changes_no_bit(host: Host, flat: str) -> None:
     prompt = saved("guided_restore", flat)
-    (path,) = host.outputs(host.run(prompt), by_kind(prompt, "SaveImage"))
+    (path,) = host.outputs(host.run(prompt, timeout_s=LONG_S), by_kind(prompt, "SaveImage"))
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(host.base / "input" / flat)))
 
 
 def test_every_method_is_shown_beside_the_others(host: Host, name: str) -> None:
     prompt = saved("compare_methods", name)
-    entry = host.run(prompt)
+    entry = host.run(prompt, timeout_s=LONG_S)
     shown = [number for number, item in prompt.items() if item["class_type"] == "PreviewImage"]
     pictures = [pixels(host.outputs(entry, number)[0]) for number in shown]
     methods = {item["class_type"] for item in prompt.values() if item["class_type"].startswith("BFR_Restore_")}
@@ -287,12 +289,42 @@ def test_every_method_is_shown_beside_the_others(host: Host, name: str) -> None:
         assert all(np.abs(picture - other).mean() > LEVEL for other in pictures[index + 1 :])
 
 
-def test_a_whole_picture_keeps_its_size(host: Host, tmp_path: Path) -> None:
+def test_a_whole_picture_keeps_its_size_and_is_reported(host: Host, tmp_path: Path) -> None:
     ramp = np.add.outer(np.arange(150), np.arange(201)).astype(np.uint8)
     Image.fromarray(np.stack([ramp, ramp, ramp], -1)).save(tmp_path / "odd.png")
     prompt = saved("whole_picture", host.upload(tmp_path / "odd.png"))
+    restore = by_kind(prompt, "BFR_RestoreImage_lpip_diff")
+    prompt["90"] = node("PreviewAny", source=[restore, 1])
+    pictures, said = [], []
+    for colours in ("auto", "input", "method", None):
+        if colours is None:  # as a graph of 0.2.0
+            del prompt[restore]["inputs"]["colours"]
+        else:
+            prompt[restore]["inputs"]["colours"] = colours
+        entry = host.run(prompt)
+        (path,) = host.outputs(entry, by_kind(prompt, "SaveImage"))
+        pictures.append(pixels(path))
+        (report,) = text_of(entry, "90")
+        assert report["method"] == "lpip_diff" and report["detector"] == "whole" and report["faces"] == []
+        said.append(report["colours"])
+    assert all(picture.shape == (150, 201, 3) for picture in pictures)
+    assert said == ["input", "input", "method", "input"], "auto is the input's for weights of the package"
+    auto, kept, free, without = pictures
+    assert np.array_equal(auto, kept) and np.array_equal(auto, without)
+    assert not np.array_equal(auto, free)
+
+
+@pytest.mark.parametrize("workflow", PICTURES)
+def test_graphs_saved_without_the_newer_inputs_give_the_same(workflow: str, host: Host, name: str) -> None:
+    prompt = saved(workflow, name)
     (path,) = host.outputs(host.run(prompt), by_kind(prompt, "SaveImage"))
-    assert pixels(path).shape == (150, 201, 3)
+    expected, taken = pixels(path), set()
+    for entry in prompt.values():
+        if entry["class_type"].startswith("BFR_Restore"):
+            taken |= {key for key in ("colours", "crops") if entry["inputs"].pop(key, None) is not None}
+    assert "colours" in taken
+    (path,) = host.outputs(host.run(prompt), by_kind(prompt, "SaveImage"))
+    assert np.array_equal(pixels(path), expected)
 
 
 def test_core_boxes_are_taken(host: Host, name: str, flat: str) -> None:
@@ -335,6 +367,7 @@ def test_our_boxes_go_into_core_nodes(host: Host, name: str) -> None:
         ("strength", 1.5, "value_bigger_than_max"),
         ("max_faces", -1, "value_smaller_than_min"),
         ("method", "irn/huge", "value_not_in_list"),
+        ("colours", "output", "value_not_in_list"),
     ],
 )
 def test_a_bad_value_is_named(bad: str, value: Any, kind: str, host: Host, name: str) -> None:
