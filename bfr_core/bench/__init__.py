@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError
-from ..registry import methods
+from ..registry import default_method, methods
 
 _SHARED = {
     "import": ".imports",
@@ -86,7 +86,7 @@ def run(
                 f"Cannot restrict {', '.join(parts) or 'the published sizes'} to methods or weights",
                 found="only the part restorer measures one method or other weights",
                 kept="Nothing was measured",
-                todo="Run `bfr bench restorer --method irn`, and the other parts without it",
+                todo=f"Run `bfr bench restorer --method {default_method().id}`, and the other parts without it",
             )
         chosen, more = ["restorer"], {"only": only, "weights": weights}
     torch.set_num_threads(2)

@@ -20,6 +20,7 @@ from PIL import Image
 
 import bfr_core.cli as cli
 import train.__main__ as training
+import train.planning.command as planning
 from bfr_core.metrics.files import files
 from bfr_core.models.registry import specs
 from bfr_core.registry import default_method, methods
@@ -170,6 +171,8 @@ def test_commands_can_be_given(page, monkeypatch):
             assert callable(cli._parser(words[1:]).parse_args(words[1:]).run), line
         elif words[:3] == ["python", "-m", "train"] and words[3] in stage_names():
             training._parser(find_stage(words[3]), words[3]).parse_args(words[4:])
+        elif words[:4] == ["python", "-m", "train", "plan"]:
+            assert (PROJECT / planning.parser().parse_args(words[4:]).plan).is_file(), line
         elif words[:4] == ["python", "-m", "train", "export"]:
             monkeypatch.setattr("train.export.export", lambda *_, **__: pytest.fail("not reached"))
             with pytest.raises(SystemExit) as stopped:
