@@ -23,7 +23,7 @@ from ..faces.detect import load_detector
 from ..media.pictures import read_picture, to_float
 from ..media.sheets import caption, row, stack, to_bytes
 from ..metrics.fidelity import laplacian_variance
-from ..registry import get_method, methods
+from ..registry import default_method, get_method, methods
 from ..restoration.faces import FaceBatch, restore_crops
 from ..restorer import Restorer, face_seed, load_restorer
 from ..runtime import Runtime
@@ -72,7 +72,7 @@ def measure(
             f"Cannot measure {weights}",
             found=f"{len(chosen)} methods are to be measured; expected the one that the weights are of",
             kept="Nothing was measured",
-            todo="Name it: --method irn",
+            todo=f"Name it: --method {default_method().id}",
         )
     if weights is not None:
         given = load_restorer(next(iter(chosen)), weights=weights)
@@ -136,7 +136,8 @@ def compare(
     for name, low in _degraded(clean):
         seeds = [face_seed(0, 0, i) for i in range(len(low))]
         sides = {
-            rival: restore_crops(FaceBatch(low, seeds), restorer, Runtime()).faces for rival, restorer in rivals.items()
+            rival: restore_crops(FaceBatch(low, seeds, colours="method"), restorer, Runtime()).faces
+            for rival, restorer in rivals.items()
         }
         restored = list(sides.values())[-1]
         sharper = (laplacian_variance(restored) / laplacian_variance(low)).median().item()
