@@ -24,10 +24,13 @@ from tiny_restorers import Brighten, restorer_of
 from bfr_core.cli import main
 from bfr_core.errors import BfrError, InputMediaError, OutputMediaError, SettingsError
 from bfr_core.faces.align import FFHQ_TEMPLATE
+from bfr_core.faces.identity import embedded_recognizer
+from bfr_core.faces.people import DriftLimit
 from bfr_core.runtime import Runtime
 from bfr_core.types import Face
 from bfr_core.video import job as job_module
 from bfr_core.video.choose import TrackSelection
+from bfr_core.video.drift import measure_drift
 from bfr_core.video.encode import EncodeSettings
 from bfr_core.video.job import FilmJob
 from bfr_core.video.plan import FilmModels, FilmOptions, fingerprint, plan_film
@@ -505,3 +508,19 @@ def test_row42_killed_at_any_moment_the_same_command_ends_as_if_nothing_had_been
         same(tmp_path / "whole.mkv", target)
         orphans = [path for path in tmp_path.rglob("*") if path.name.startswith(".bfr-") or path.suffix == ".part"]
         assert not orphans
+
+
+@pytest.mark.parametrize(("limit", "restored"), [(0.0, False), (2.0, True)])
+def test_a_face_that_would_become_somebody_else_is_left_and_measured_once(tmp_path, monkeypatch, limit, restored):
+    source, target = write_clip(tmp_path / "in.mkv"), tmp_path / "out.mkv"
+    chosen = options(drift_limit=DriftLimit(embedded_recognizer(), "embedded recogniser", limit))
+    measured = []
+    monkeypatch.setattr(job_module, "measure_drift", lambda *given: measured.append(1) or measure_drift(*given))
+    with FilmJob(plan_film(source, target, chosen), models(), chosen, Runtime()) as first:
+        first.analyse()
+    report = run(source, target, chosen)
+    assert len(measured) == 1, "what the first run measured is used again"
+    assert [track["restore"] for track in report.tracks] == [restored]
+    assert report.tracks[0]["facts"]["drift"] > 0
+    assert ("moved its identity" in report.tracks[0]["reason"]) is not restored
+    assert (report.restored_frames > 0) is restored
