@@ -207,6 +207,8 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
         on_damage=args.on_damage,
         rate=args.frame_rate,
         window=window,
+        upscale=options.upscale,
+        upscaler=options.upscaler,
     )
 
 

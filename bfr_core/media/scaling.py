@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -35,6 +37,9 @@ def enlarge_plane(
     height, width = plane.shape
     rows, columns = shape or (height * factor, width * factor)
     low, high = min(span[0], float(plane.min())), max(span[1], float(plane.max()))
+    if plane.dtype != np.float32:
+        most = np.iinfo(plane.dtype).max
+        low, high = max(math.floor(low), 0), min(math.ceil(high), most)
     right = left + columns / factor
     if right > width:
         plane = np.pad(plane, ((0, 0), (0, 1)), mode="edge")

@@ -314,16 +314,18 @@ class _Photo:
             self.detector = "given"
         self.clock.lap("detect")
         self.found = numbered(faces or ())
-        size, number = self.restorer.size, self.number
+        size, fine = self.restorer.size, self.options.upscale > 1
         self.chosen = _choose(
-            self.found, lambda some: align_faces(inside, some, size, frame_index=number), self.options
+            self.found,
+            lambda some: align_faces(inside, some, size, frame_index=self.number, fine=fine),
+            self.options,
         )
         self.clock.lap("align")
 
     def take_whole(self) -> None:
         """Take the picture itself for an aligned face."""
         self.detector, self.aligned = "aligned", True
-        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size)
+        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size, fine=self.options.upscale > 1)
         self.found = numbered([crop.face])
         self.chosen = _choose(self.found, lambda _: [crop], self.options)
 

@@ -241,7 +241,7 @@ def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:
 
 
 def _fade(start: int, end: int, length: int, scale: int) -> Tensor:
-    """Return the share of a tile along one axis: it comes and goes over the overlap, but not at the picture's border."""
+    """Return the share of a tile along one axis: it fades over the overlap, and not at the picture's border."""
     place = torch.arange(scale * (end - start)) + 0.5
     share = torch.ones(len(place))
     if start > 0:
