@@ -33,6 +33,9 @@ _OVERLAP = 32
 _SMALLEST = 64
 """Side of a tile that is not halved again."""
 
+_MARGIN = 1.5
+"""Pixels of a face per pixel of the enlarged picture: what linear sampling needs to lose nothing that shows."""
+
 SPANDREL = "pip install spandrel"
 
 
@@ -123,10 +126,10 @@ def upscaled(frame: Tensor, factor: int, upscaler: Upscaler | None = None) -> Te
 def fit_faces(
     faces: Sequence[Tensor], crops: Sequence[FaceCrop], factor: int, upscaler: Upscaler | None = None
 ) -> list[Tensor]:
-    """Return restored crops no smaller than they are to be shown in the enlarged picture.
+    """Return restored crops with enough pixels for what they are to be in the enlarged picture.
 
-    A crop that is larger there than the restorer paints is enlarged as the picture is: drawn out linearly while it is
-    pasted, the face would be softer than what lies around it. Faces larger than the crop in the input itself are left,
+    Those that have not are enlarged as the picture is: drawn out linearly while it is pasted, a face would be softer
+    than what lies around it. Faces larger than the crop in the input itself are left,
     as their detail is the picture's.
 
     Shapes: faces (3, S, S); returns (3, n * S, n * S) each, n one of UPSCALES.
@@ -134,7 +137,7 @@ def fit_faces(
     shown: list[Tensor] = []
     for face, crop in zip(faces, crops, strict=True):
         scale = crop.scale * face.shape[-1] / crop.size
-        missing = factor / scale if scale >= 1 else 1.0
+        missing = _MARGIN * factor / scale if scale >= 1 else 1.0
         times = next((step for step in UPSCALES if step >= missing), UPSCALES[-1])
         shown.append(upscaled(face, times, upscaler).clamp(0, 1) if factor > 1 else face)
     return shown
@@ -241,14 +244,17 @@ def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:
 
 
 def _fade(start: int, end: int, length: int, scale: int) -> Tensor:
-    """Return the share of a tile along one axis: it fades over the overlap, and not at the picture's border."""
-    place = torch.arange(scale * (end - start)) + 0.5
+    """Return the share of a tile along one axis.
+
+    It comes and goes in the middle of the overlap, not at the picture's border: near the edge of a tile a network sees
+    its padding in place of the picture.
+    """
+    place = (torch.arange(scale * (end - start)) + 0.5) / scale
     share = torch.ones(len(place))
-    if start > 0:
-        share = torch.minimum(share, place / (_OVERLAP * scale))
-    if end < length:
-        share = torch.minimum(share, (scale * (end - start) - place) / (_OVERLAP * scale))
-    return share
+    for inside, distance in ((start > 0, place), (end < length, (end - start) - place)):
+        if inside:
+            share = torch.minimum(share, (distance - _OVERLAP / 4) / (_OVERLAP / 2))
+    return share.clamp(0, 1)
 
 
 def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
