@@ -260,7 +260,7 @@ def test_a_film_of_another_size_than_planned_is_noticed(tmp_path, monkeypatch):
 
 def test_frames_in_memory_are_enlarged():
     frames = torch.stack([torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images()])
-    frames[:, :, :5] *= 4  # light that no screen shows
+    frames[:, 2, :5] *= 4  # light that no screen shows
     chosen = options(upscale=2)
     made = restore_frames(frames, 25, models(), chosen)
     assert made.frames.shape == (10, 3, 2 * HEIGHT, 2 * WIDTH)
