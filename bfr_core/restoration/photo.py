@@ -314,10 +314,10 @@ class _Photo:
             self.detector = "given"
         self.clock.lap("detect")
         self.found = numbered(faces or ())
-        size, fine = self.restorer.size, self.options.upscale > 1
+        size, factor = self.restorer.size, self.options.upscale
         self.chosen = _choose(
             self.found,
-            lambda some: align_faces(inside, some, size, frame_index=self.number, fine=fine),
+            lambda some: align_faces(inside, some, size, frame_index=self.number, enlarge=factor),
             self.options,
         )
         self.clock.lap("align")
@@ -325,7 +325,7 @@ class _Photo:
     def take_whole(self) -> None:
         """Take the picture itself for an aligned face."""
         self.detector, self.aligned = "aligned", True
-        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size, fine=self.options.upscale > 1)
+        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size, enlarge=self.options.upscale)
         self.found = numbered([crop.face])
         self.chosen = _choose(self.found, lambda _: [crop], self.options)
 
