@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import InputMediaError, RestoreError
+from ..restoration.kept import DiskShelf, KeptFaces, digest_of
 from ..restoration.options import colours_of
 from ..runtime import Runtime
 from .analysis import analyse
@@ -28,7 +29,7 @@ from .manifest import JobFolder
 from .pipes import Halt
 from .pipes import run as run_pipes
 from .pixels import Pixels
-from .plan import FilmModels, FilmOptions, Plan, digest_of, expected_frames, fingerprint
+from .plan import FilmModels, FilmOptions, Plan, expected_frames, fingerprint
 from .reader import Reader, file_fingerprint
 from .render import Rendered, reach, render
 from .scan import scan
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _TRACKS = "tracks.json"
 _DRIFT = "drift.json"
+_FACES = "faces"
 Preview = Callable[["Tensor", "Tensor"], None]
 """Sees a frame before and after, (3, H, W) in [0, 1], at most once a second."""
 
@@ -114,6 +116,9 @@ class FilmJob:
         try:
             self._identity = file_fingerprint(self.plan.info.path)
             self._begin_analysis()
+            if self.options.keep_faces:
+                shelf = DiskShelf(self.plan.folder / _FACES, self.options.keep_faces)
+                self.runtime = self.runtime.derived(kept=KeptFaces(shelf))
         except BaseException:
             self.folder.__exit__(None, None, None)
             raise
@@ -285,6 +290,12 @@ class FilmJob:
                 todo="Bring the clip back as it was and run the same command, or begin anew with --restart",
             )
         start = time.monotonic()
+        if self.options.keep_faces:
+            kept = self.plan.folder / _FACES
+            size = sum(path.stat().st_size for path in kept.iterdir()) / 1e6
+            self._notes.append(
+                f"{size:,.0f} MB of restored faces are kept for another run in {kept}; delete it any time"
+            )
         joined = join(
             self.folder.segments(), self.plan.info, self.plan.target, self.plan.encoding, self.plan.kept, found.pts,
             window=self.options.window, check_cancel=self.runtime.check_cancel, on_progress=self.on_progress,
