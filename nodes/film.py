@@ -21,12 +21,13 @@ from ..bfr_core.media.clips import open_clip
 from ..bfr_core.restoration.kept import DiskShelf, KeptFaces
 from ..bfr_core.runtime import Runtime
 from ..bfr_core.video.encode import Colour, EncodeSettings
-from ..bfr_core.video.job import FilmJob, Preview
+from ..bfr_core.video.job import FilmJob
 from ..bfr_core.video.lossless import SUFFIX, write_lossless
 from ..bfr_core.video.plan import FilmModels, FilmOptions, Plan, expected_frames, plan_film
 from ..bfr_core.video.probe import probe
 from ..bfr_core.video.reader import file_fingerprint
 from ..bfr_core.video.segments import measure
+from ..bfr_core.video.types import Preview
 from .compat import InputImpl
 from .host import FilmBar, check_cancel, new_temporary, temporary_folder
 

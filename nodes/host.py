@@ -164,7 +164,7 @@ class _Patcher(comfy.model_patcher.ModelPatcher):
         """Let go of the restored faces with the weights: the host frees memory, and there is no other sign of it."""
         if unpatch_all:
             RESTORED.clear()
-        return super().detach(unpatch_all)  # pyright: ignore[reportAttributeAccessIssue]
+        return super().detach(unpatch_all)
 
 
 class Managed:

@@ -299,7 +299,7 @@ class RestoreFacesInFrames(io.ComfyNode):
         )
         bar = FilmBar("analyse", "render", frames=len(frames))
         models, run = FilmModels(loaded.restorer, detector, get_recogniser()), film_runtime(bar, loaded.managed)
-        made = restore_frames(frames, frame_rate, models, options, run, on_progress=bar.on_progress)
+        made = restore_frames(frames, frame_rate, models, options, run, on_progress=bar.on_progress, preview=bar.show)
         by = {
             "method": loaded.restorer.method.id,
             "config": loaded.restorer.config.name,

@@ -131,6 +131,9 @@ class FakeHost:
             ) -> None:
                 self.model, self.load_device, self.offload_device = model, load_device, offload_device
 
+            def detach(self, unpatch_all: bool = True) -> Any:
+                return self.model
+
         class ProgressBar:
             def __init__(self, total: int, node_id: str | None = None) -> None:
                 self.total, self.current = total, 0
