@@ -375,7 +375,7 @@ def swapped(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [cut, flip, empty, swapped])
-def test_a_damaged_face_is_restored_again_and_named(harm, tmp_path):
+def test_row45_a_damaged_face_is_restored_again_and_named(harm, tmp_path):
     net = Brighten()
     first = restore_crops(batch(), restorer_of(net), run_on(DiskShelf(tmp_path))).faces
     calls(net)

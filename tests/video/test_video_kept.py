@@ -93,7 +93,7 @@ def test_a_run_that_was_stopped_restores_no_face_twice(tmp_path):
     same(tmp_path / "whole.mkv", tmp_path / "out.mkv")
 
 
-def test_a_damaged_face_of_a_film_is_restored_again_and_named(tmp_path):
+def test_row45_a_damaged_face_of_a_film_is_restored_again_and_named(tmp_path):
     source, chosen = write_clip(tmp_path / "in.mkv"), options(keep_faces=KEEP)
     folder = plan_film(source, tmp_path / "out.mkv", chosen).folder
     run(source, tmp_path / "out.mkv", chosen)
