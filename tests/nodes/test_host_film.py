@@ -91,7 +91,7 @@ def look(path: Path) -> tuple[tuple[Any, ...], np.ndarray]:
 def test_create_restore_save_gives_the_colours_of_create_save(host: Host, name: str, depth: int) -> None:
     created: dict[str, Any] = {}
     if depth > 8:
-        if "bit_depth" not in host.object_info("CreateVideo")["CreateVideo"]["input"].get("optional", {}):
+        if "bit_depth" not in host.object_info("CreateVideo")["input"].get("optional", {}):
             pytest.skip(f"ComfyUI {host.version} creates videos of 8 bits alone")
         created = {"bit_depth": depth}
     prompt = in_memory(name, **created)
