@@ -99,7 +99,7 @@ class Validators:
             return
         done = self.run(
             "comfy_import_guard",
-            *("comfy-import-guard", "--offline", "--cache-dir", str(cache), "check", "--strict"),
+            *("comfy-import-guard", "--offline", "--cache-dir", str(cache), "check"),
             *("--target", "HEAD", "--comfy-dir", str(pack.parents[1])),
             folder=pack,
         )
