@@ -39,6 +39,18 @@ _WORKERS = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Colour:
+    """How RGB is written as Y'CbCr, and what the file says of it, in FFmpeg's numbers (ITU-T H.273)."""
+
+    range: int
+    """1 limited, 2 full; 0 limited, and the file does not say so."""
+    matrix: int
+    """2: BT.601, and the file does not say so."""
+    primaries: int
+    transfer: int
+
+
+@dataclass(frozen=True, slots=True)
 class EncodeSettings:
     """What a person chooses of the result."""
 
@@ -50,6 +62,8 @@ class EncodeSettings:
     """How long the encoder may take, one of PRESETS. Not asked by FFV1 and ProRes."""
     pix_fmt: str = "auto"
     """FFmpeg's name of a pixel format; 'auto' keeps the clip's wherever the encoder takes it."""
+    colour: Colour | None = None
+    """Of the result where the clip is RGB and the result is not; None for full range and the usual matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,8 @@ class Encoding:
     source_format: str
     """Pixel format of the frames that come."""
     notes: tuple[str, ...] = field(default=())
+    colour: Colour | None = None
+    """Of the result where RGB is converted; None: as `full_range` and `assumed_matrix` of the clip have it."""
 
     @property
     def segment_container(self) -> str:
@@ -97,7 +113,9 @@ def choose_encoding(
     if name == "h265" and info.hdr and (light := mastering(info)):
         options["x265-params"] += ":" + light
         notes.append("the mastering display's data are carried over")
-    return Encoding(encoder, pix_fmt, options, container, info.pix_fmt, tuple(notes))
+    converted = _traits(info.pix_fmt).rgb and not _traits(pix_fmt).rgb
+    colour = settings.colour if converted else None
+    return Encoding(encoder, pix_fmt, options, container, info.pix_fmt, tuple(notes), colour)
 
 
 def container_of(target: Path) -> str:
@@ -308,6 +326,9 @@ def add_video(output: Any, encoding: Encoding, info: VideoInfo) -> Any:
     context.color_range = 2 if info.full_range else 1
     context.colorspace = _matrix(encoding, info)
     context.color_primaries, context.color_trc = info.primaries, info.transfer
+    if colour := encoding.colour:
+        context.color_range, context.colorspace = colour.range, colour.matrix
+        context.color_primaries, context.color_trc = colour.primaries, colour.transfer
     if encoding.codec == "libx265" and output.format.name in ("mp4", "mov"):
         # Apple's players know H.265 by this name alone.
         context.codec_tag = "hvc1"

@@ -22,7 +22,7 @@ from .drift import apply_drift, measure_drift
 from .plan import FilmModels, FilmOptions
 from .render import render
 from .scan import scan
-from .types import ProgressCallback, Scan, Track, VideoFrame, no_progress
+from .types import Preview, ProgressCallback, Scan, Track, VideoFrame, no_progress, now_and_then
 
 _SMALL = 4_000
 """Pixels of the picture that cuts are found in."""
@@ -50,6 +50,7 @@ def restore_frames(
     runtime: Runtime | None = None,
     *,
     on_progress: ProgressCallback = no_progress,
+    preview: Preview | None = None,
 ) -> RestoredFrames:
     """Restore the faces of consecutive frames as a film's: followed, steadied, and chosen as a whole.
 
@@ -62,6 +63,7 @@ def restore_frames(
         options: what to do; what concerns files is not read.
         runtime: where to run.
         on_progress: hears the name of a pass, frames done and frames in all.
+        preview: sees a frame now and then.
 
     Raises:
         InputMediaError: the frames have another shape or type.
@@ -115,10 +117,12 @@ def restore_frames(
         moments("render"), tracks, models.restorer, options.render, runtime, span=(0, len(frames)), upscale=factor,
         enlarge=enlarged if factor > 1 else None,
     )  # fmt: skip
+    show = now_and_then(preview)
     for item in made:
         if item.after is not None and item.before is not None:
             # As a difference: what lies outside [0, 1] beside the faces stays.
             out[item.index] += item.after - item.before
+            show(item.before, item.after)
     return RestoredFrames(out, tracks, found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bounds import check_bounds
 from ..errors import OutputMediaError
+from ..restoration.kept import fingerprint as fingerprint_of
 from ..restoration.options import UPSCALES
 from .choose import TrackSelection
 from .encode import EncodeSettings, Encoding, check_level, choose_encoding, trial
@@ -24,8 +24,6 @@ from .streams import plan_streams
 from .types import VideoInfo
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..faces.detect import Detector
     from ..faces.identity import RecognizerNet
     from ..faces.people import DriftLimit
@@ -58,6 +56,9 @@ class FilmOptions:
     """Start and length in seconds of the part to restore; None for all of it."""
     segment_frames: int = 48
     """Frames that are encoded to one file, and lost at most when a run is killed."""
+    keep_faces: int = 0
+    """Bytes of restored faces that stay in the job's folder for another run of it; 0 keeps none there. A runtime that
+    has kept faces of its own needs none."""
     upscale: int = field(default=1, metadata={"choices": UPSCALES})
     """How many times as wide and as high the result is. Faces are found and cut out in the film as it is."""
     upscaler: Upscaler | None = None
@@ -177,30 +178,6 @@ def expected_frames(info: VideoInfo, window: tuple[float, float] | None) -> int:
     return info.frames or round((info.seconds or 0) * (info.rate or 0))
 
 
-def digest_of(net: nn.Module) -> str:
-    """Return what tells a network from others of its kind: the hash of its weights."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def fingerprint(models: FilmModels) -> dict[str, Any]:
     """Return who restores, weights and guide included, so that a job is continued by the same one only."""
-    restorer, guide = models.restorer, models.restorer.guide
-    told: dict[str, Any] = {
-        "method": restorer.method.id,
-        "config": restorer.config.name,
-        "weights": digest_of(restorer.net),
-        "guide": None,
-    }
-    if guide is not None:
-        told["guide"] = {
-            "recogniser": digest_of(guide.recogniser),
-            "strength": guide.strength,
-            "reference": None if guide.reference is None else guide.reference.detach().cpu().tolist(),
-        }
-    return told
+    return fingerprint_of(models.restorer)

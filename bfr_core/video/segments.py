@@ -214,6 +214,8 @@ def fit(picture: Any, encoding: Encoding, info: VideoInfo) -> Any:
         return frame
     reach = 2 if info.full_range else 1
     colours = {} if _is_rgb(had) == _is_rgb(wanted) else {"dst_colorspace": assumed_matrix(info.height)}
+    if colour := encoding.colour:
+        reach, colours = max(colour.range, 1), {"dst_colorspace": 5 if colour.matrix == 2 else colour.matrix}
     ranges = {} if _is_rgb(had) else {"src_color_range": reach}
     return picture.reformat(format=wanted, interpolation=ACCURATE, dst_color_range=reach, **ranges, **colours)
 
