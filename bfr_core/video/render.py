@@ -289,7 +289,11 @@ class _Renderer:
             for shown in held.faces
         ]
         crops = [FaceCrop(face, shown.matrix, _NOBODY) for face, shown in zip(faces, held.faces, strict=True)]
-        after, blended = composite(before, crops, faces, masks=masks, strength=most, feather=self.options.feather)
+        # One figure for all frames of a track: what is kept of its fine detail must not tremble.
+        sharpness = [shown.track.facts.get("sharpness") for shown in held.faces]
+        after, blended = composite(
+            before, crops, faces, masks=masks, strength=most, feather=self.options.feather, sharpness=sharpness
+        )
         box = _around(blended)
         return Rendered(moment.index, moment, before, after, box) if box else Rendered(moment.index, moment)
 

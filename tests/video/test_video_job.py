@@ -26,6 +26,7 @@ from bfr_core.errors import BfrError, InputMediaError, OutputMediaError, Setting
 from bfr_core.faces.align import FFHQ_TEMPLATE
 from bfr_core.faces.identity import embedded_recognizer
 from bfr_core.faces.people import DriftLimit
+from bfr_core.faces.quality import QualityFilter
 from bfr_core.runtime import Runtime
 from bfr_core.types import Face
 from bfr_core.video import job as job_module
@@ -34,7 +35,6 @@ from bfr_core.video.drift import measure_drift
 from bfr_core.video.encode import EncodeSettings
 from bfr_core.video.job import FilmJob
 from bfr_core.video.plan import FilmModels, FilmOptions, fingerprint, plan_film
-from bfr_core.video.quality import QualityFilter
 from bfr_core.video.render import RenderOptions
 
 WIDTH, HEIGHT = 160, 96
