@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..errors import InputMediaError, SettingsError
 from ..faces.align import invert, pixel_grid, sample, transform
 from ..types import FaceCrop
-from .detail import own_detail
+from .detail import NONE, share_kept, worth_in
 from .masks import FEATHER, check_mask, ramp
 
 _BAND = 0.06
@@ -60,7 +60,7 @@ def composite(
     masks: Sequence[Tensor | None] | None = None,
     strength: float = 1.0,
     feather: float = FEATHER,
-    sharpness: Sequence[float | None] | None = None,
+    worth: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Paste restored crops into their frame.
 
@@ -76,7 +76,7 @@ def composite(
         masks: where within each crop, beside the square; None for the square alone.
         strength: 0 leaves the frame as it is, 1 puts the restored face there in full.
         feather: width of the ramp inside the square, as a share of its side.
-        sharpness: of each face in the frame, where somebody measured it; else it is measured here, where it matters.
+        worth: how much of each face's own fine detail is worth keeping, where somebody knows; see `detail.worth_in`.
 
     Returns:
         The new frame, and the (H, W) mask of what was blended, strength included.
@@ -85,7 +85,7 @@ def composite(
         SettingsError: strength or feather out of range.
         InputMediaError: counts or shapes do not match, or a restored face holds NaN.
     """
-    _check(frame, crops, restored, masks, strength, feather, sharpness)
+    _check(frame, crops, restored, masks, strength, feather, worth)
     out = frame.clone()
     blended = frame.new_zeros(frame.shape[-2:])
     if strength == 0:
@@ -93,7 +93,7 @@ def composite(
     places = [_place(crop, frame.shape[-2:]) for crop in crops]
     for index, place in enumerate(places):
         face = _shrink(restored[index].to(frame), crops[index])
-        kept = own_detail(frame, crops[index], restored[index].shape[-1], sharpness[index] if sharpness else None)
+        kept = _kept(frame, crops[index], restored[index].shape[-1], worth[index] if worth else None)
         if kept:
             face = face - kept * _entered(frame, crops[index], face.shape[-1])
         neighbours = [number for number, other in enumerate(places) if number != index and place.overlaps(other)]
@@ -122,7 +122,7 @@ def _check(
     masks: Sequence[Tensor | None] | None,
     strength: float,
     feather: float,
-    sharpness: Sequence[float | None] | None,
+    worth: Sequence[float] | None,
 ) -> None:
     for name, value, low, high in (("strength", strength, 0.0, 1.0), ("feather", feather, 0.0, 0.5)):
         if not low <= value <= high:
@@ -132,7 +132,7 @@ def _check(
                 kept="The picture is unchanged",
                 todo=f"Set {name} within that range",
             )
-    beside = [len(given) for given in (masks, sharpness) if given is not None]
+    beside = [len(given) for given in (masks, worth) if given is not None]
     counts = (len(crops), len(restored), len(crops) if masks is None else len(masks), *beside)
     if len(set(counts)) != 1 or frame.ndim != 3 or frame.shape[0] != 3:
         raise InputMediaError(
@@ -188,6 +188,12 @@ def _share(
     theirs = 0.5 * torch.linalg.vector_norm(there[0], dim=-1)
     nearer = (0.5 + (theirs - own) / _BAND).clamp(0, 1)
     return 1 - presence * (1 - nearer)
+
+
+def _kept(frame: Tensor, crop: FaceCrop, side: int, worth: float | None) -> float:
+    """Return how much of its own fine detail a face keeps under a restored one of `side` pixels."""
+    scale = crop.scale * side / crop.size
+    return 0.0 if scale >= NONE else share_kept(worth_in(frame, crop) if worth is None else worth, scale)
 
 
 def _entered(frame: Tensor, crop: FaceCrop, size: int) -> Tensor:

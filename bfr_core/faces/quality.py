@@ -170,12 +170,18 @@ def detail(crop: Tensor) -> float:
     return float(F.conv2d(light[..., top:bottom, left:right], kernel).var())
 
 
-def face_sharpness(frame: Tensor, matrix: np.ndarray, size: int) -> float:
+def sharpness_at(frame: Tensor, matrix: np.ndarray, size: int, side: int = CROP) -> float:
     """Return how sharp a face of a frame is, 0 to 1.
 
     Shapes: frame (3, H, W) in [0, 1]; matrix (2, 3), frame to the crop of `size` pixels.
+
+    Args:
+        frame: where the face is.
+        matrix: where it lies there.
+        size: side of the crop that the matrix leads to.
+        side: of the crop in which it is looked at, in pixels.
     """
-    return sharpness(sample(frame, matrix * (CROP / size), CROP).clamp_(0, 1))
+    return sharpness(sample(frame, matrix * (side / size), side).clamp_(0, 1))
 
 
 def photo_facts(frame: Tensor, face: Face, size: int = 512) -> dict[str, float]:
@@ -195,7 +201,7 @@ def photo_facts(frame: Tensor, face: Face, size: int = 512) -> dict[str, float]:
     side = CROP / math.hypot(matrix[0, 0], matrix[1, 0])
     facts = {"yaw": float(yaw(face.points[None])[0]), "side": side}
     if size / side < MAX_ENLARGED:
-        facts["sharpness"] = face_sharpness(frame, matrix, CROP)
+        facts["sharpness"] = sharpness_at(frame, matrix, CROP)
     return facts
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..compose.detail import FULL, share_kept
-from ..faces.quality import face_sharpness
+from ..compose.detail import FULL, NONE, worth_in
 from ..faces.select import select_faces
 from ..types import Face, FaceCrop, FaceReport
 from .options import RestoreOptions
@@ -39,24 +38,20 @@ class ChosenFaces:
         before = self.crops[index].image
         return options.quality_filter.softens(self.sharpness[index], before, torch.lerp(before, face, options.strength))
 
-    def detail(self, frame: Tensor) -> tuple[list[float | None], list[str]]:
-        """Return the sharpness of each face to restore, and what is to be said of those larger than the restorer."""
-        larger, blurred = 0, 0
-        for index, crop in self.crops.items():
-            if crop.scale < 1 and index not in self.sharpness:
-                self.sharpness[index] = face_sharpness(frame, crop.matrix, crop.size)
-            if crop.scale <= FULL:
-                larger += 1
-                blurred += share_kept(self.sharpness[index], crop.scale) == 0
-        notes = []
-        if larger:
-            size = next(iter(self.crops.values())).size
-            kept = "the fine detail of the picture was kept on top"
-            if blurred:
-                kept += f", but where a face is blurred ({blurred}): it has none"
-            faces = "1 face is" if larger == 1 else f"{larger} faces are"
-            notes.append(f"{faces} larger than the {size} px of the restorer and restored at that size; {kept}")
-        return [self.sharpness.get(index) for index in self.crops], notes
+    def detail(self, frame: Tensor) -> tuple[list[float], list[str]]:
+        """Return how much of each restored face's own detail is worth keeping, and what is to be said of large ones."""
+        worth = [
+            worth_in(frame, crop, self.sharpness.get(index)) if crop.scale < NONE else 0.0
+            for index, crop in self.crops.items()
+        ]
+        large = [there for crop, there in zip(self.crops.values(), worth, strict=True) if crop.scale <= FULL]
+        if not large:
+            return worth, []
+        size, kept = next(iter(self.crops.values())).size, "the picture's own fine detail was kept"
+        if blurred := large.count(0.0):
+            kept += f", but for {blurred} too blurred to have any"
+        faces = "1 face is" if len(large) == 1 else f"{len(large)} faces are"
+        return worth, [f"{faces} larger than the {size} px of the restorer, and restored at that size; {kept}"]
 
     def report(self, frame_index: int, index: int, face: Face) -> FaceReport:
         """Return what the report says of a face."""

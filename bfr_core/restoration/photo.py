@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..compose.detail import own_detail
+from ..compose.detail import share_kept
 from ..compose.paste import composite
 from ..errors import InputMediaError, SettingsError
 from ..faces.align import align_faces, sample, whole_crop
@@ -373,14 +373,14 @@ class _Photo:
         self.clock.lap()
         crops, results = list(self.chosen.crops.values()), list(self.restored.values())
         options = self.options
-        sharpness, said = self.chosen.detail(self.frame)
+        worth, said = self.chosen.detail(self.frame)
         self.notes += said
         if not self.aligned:
             image, mask = composite(
-                self.frame, crops, results, strength=options.strength, feather=options.feather, sharpness=sharpness
+                self.frame, crops, results, strength=options.strength, feather=options.feather, worth=worth
             )
         elif crops:
-            image, mask = _blend_whole(self.frame, crops[0], results[0], options.strength, sharpness[0])
+            image, mask = _blend_whole(self.frame, crops[0], results[0], options.strength, worth[0])
         else:
             image, mask = self.frame.clone(), torch.zeros(self.frame.shape[-2:])
         self.clock.lap("composite")
@@ -425,13 +425,11 @@ def _restore(photos: Sequence[_Photo], restorer: Restorer, options: RestoreOptio
     return len(crops)
 
 
-def _blend_whole(
-    frame: Tensor, crop: FaceCrop, face: Tensor, strength: float, sharpness: float | None
-) -> tuple[Tensor, Tensor]:
+def _blend_whole(frame: Tensor, crop: FaceCrop, face: Tensor, strength: float, worth: float) -> tuple[Tensor, Tensor]:
     """Blend a restored face over the whole of an aligned picture, at the picture's own size."""
     size = frame.shape[-1]
     if face.shape[-1] != size:
-        kept = own_detail(frame, crop, face.shape[-1], sharpness)
+        kept = share_kept(worth, crop.scale)
         face = face - kept * crop.image if kept else face
         face = torch.nn.functional.interpolate(face[None], (size, size), mode="bicubic", antialias=True)[0]
         face = (face.add_(frame, alpha=kept) if kept else face).clamp_(0, 1)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import bounded, check_bounds
+from ..compose import detail
 from ..compose.masks import FEATHER
 from ..compose.paste import composite
 from ..faces.align import sample
@@ -290,9 +291,9 @@ class _Renderer:
         ]
         crops = [FaceCrop(face, shown.matrix, _NOBODY) for face, shown in zip(faces, held.faces, strict=True)]
         # One figure for all frames of a track: what is kept of its fine detail must not tremble.
-        sharpness = [shown.track.facts.get("sharpness") for shown in held.faces]
+        worth = [detail.worth(shown.track.facts.get("sharpness", 0.0)) for shown in held.faces]
         after, blended = composite(
-            before, crops, faces, masks=masks, strength=most, feather=self.options.feather, sharpness=sharpness
+            before, crops, faces, masks=masks, strength=most, feather=self.options.feather, worth=worth
         )
         box = _around(blended)
         return Rendered(moment.index, moment, before, after, box) if box else Rendered(moment.index, moment)
