@@ -23,6 +23,7 @@ from ..bfr_core.media.sheets import row, to_bytes
 from ..bfr_core.models.registry import specs
 from ..bfr_core.restoration.kept import KeptFaces, MemoryShelf
 from ..bfr_core.runtime import Runtime
+from .compat import intermediate_dtype
 
 FOLDERS = {
     "facerestore_models": ("restorer",),
@@ -351,8 +352,7 @@ def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def join_image(frames: Tensor, alpha: Tensor | None = None) -> Tensor:
     """Turn (B, 3, H, W) frames back into an IMAGE, with the alpha of the input, where the host keeps images."""
-    dtype = mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
-    out = frames.movedim(1, -1).to(mm.intermediate_device(), dtype)
+    out = frames.movedim(1, -1).to(mm.intermediate_device(), intermediate_dtype())
     return out.contiguous() if alpha is None else torch.cat([out, alpha.to(out)], dim=-1)
 
 

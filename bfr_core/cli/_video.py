@@ -223,6 +223,8 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
         rate=args.frame_rate,
         window=window,
         keep_faces=int((args.keep_faces or 0) * 1e9),
+        upscale=options.upscale,
+        upscaler=options.upscaler,
     )
 
 

@@ -31,6 +31,9 @@ _VP9_SPEED: dict[str, str] = dict(zip(PRESETS, ("8", "7", "6", "5", "4", "3", "2
 _VP9_DEEP = ("yuv420p10le", "yuv422p10le", "yuv444p10le", "yuv420p12le", "yuv422p12le", "yuv444p12le")
 """Not in the list that libvpx gives before it is opened; the trial tells whether it was built with them."""
 
+_MOST_SAMPLES = 35_651_584
+"""Pixels of a frame that the highest levels of H.264, H.265 and VP9 allow; the number is the same."""
+
 _WORKERS = 4
 """Threads of an encoder. A fixed number, because their number changes the bits; the machine must not."""
 
@@ -340,6 +343,26 @@ def _matrix(encoding: Encoding, info: VideoInfo) -> int:
     if was.rgb or info.matrix == 0:
         return 1 if assumed_matrix(info.height) == 1 else 6  # 5 by its other name, which encoders know
     return info.matrix
+
+
+def check_level(encoding: Encoding, info: VideoInfo) -> None:
+    """Refuse frames that no level of a codec allows: encoders make films of them that nothing plays.
+
+    Source:
+        Tables A-1 of ITU-T H.264 and A.8 of H.265, and VP9's levels: of 6.2 the most samples of luma.
+
+    Raises:
+        OutputMediaError: they have too many pixels.
+    """
+    pixels = info.width * info.height
+    if encoding.codec in ("libx264", "libx265", "libvpx-vp9") and pixels > _MOST_SAMPLES:
+        raise OutputMediaError(
+            f"Cannot encode {info.path} at this size with {encoding.codec}",
+            found=f"its frames would be {info.width} x {info.height}, {pixels:,} pixels; expected at most "
+            f"{_MOST_SAMPLES:,}, which is what the highest level of the codec allows",
+            kept="Nothing was started and no file was changed",
+            todo="Choose a lower upscale, or the codec ffv1 or prores",
+        )
 
 
 def trial(encoding: Encoding, info: VideoInfo) -> None:

@@ -20,10 +20,12 @@ from .. import __version__
 from ..errors import InputMediaError, RestoreError
 from ..restoration.kept import DiskShelf, KeptFaces, digest_of
 from ..restoration.options import colours_of
+from ..restoration.upscale import upscaler_name
 from ..runtime import Runtime
 from .analysis import analyse
 from .choose import apply_json, best_row, thumbnail, to_json
 from .drift import apply_drift, measure_drift
+from .enlarge import Enlarger
 from .join import join
 from .manifest import JobFolder
 from .pipes import Halt
@@ -60,6 +62,9 @@ class FilmReport:
     """What the check of the result found."""
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    upscale: int = 1
+    """How many times as wide and as high the result is; boxes and sizes of tracks are those of the clip."""
+    upscaled_by: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
@@ -100,7 +105,9 @@ class FilmJob:
         self._restart = restart
         self._seconds: dict[str, float] = {}
         self._identity: dict[str, Any] = {}
-        self._pixels = Pixels(plan.info)
+        self._pixels = Pixels(plan.made)
+        larger = options.upscale > 1
+        self._enlarge = Enlarger(plan.info, options.upscale, options.upscaler) if larger else None
         self._found = Scan.joined([])
         self._looking = options.looking
         self._render = options.render
@@ -290,7 +297,7 @@ class FilmJob:
             size = sum(path.stat().st_size for path in kept.iterdir()) / 1e6
             self._notes.append(f"{kept} keeps {size:,.0f} MB of restored faces for another run; it may be deleted")
         joined = join(
-            self.folder.segments(), self.plan.info, self.plan.target, self.plan.encoding, self.plan.kept, found.pts,
+            self.folder.segments(), self.plan.made, self.plan.target, self.plan.encoding, self.plan.kept, found.pts,
             window=self.options.window, check_cancel=self.runtime.check_cancel, on_progress=self.on_progress,
             token=self.folder.token,
         )  # fmt: skip
@@ -341,7 +348,10 @@ class FilmJob:
                     yield moment
 
         def restored(moments: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, Any]]:
-            made = render(moments, tracks, self.models.restorer, self._render, self.runtime, span=(first, last))
+            made = render(
+                moments, tracks, self.models.restorer, self._render, self.runtime, span=(first, last),
+                upscale=self.options.upscale, enlarge=self._enlarge,
+            )  # fmt: skip
             with halt:
                 for count, item in enumerate(made):
                     self.runtime.check_cancel()
@@ -396,6 +406,7 @@ class FilmJob:
             | {"settings": asdict(restorer.method.settings(self._render.settings, restorer.config))},
             "encoding": asdict(self.plan.encoding),
             "segment_frames": options.segment_frames,
+            "upscale": self._enlarge.told() if self._enlarge else None,
             "dtype": str(self.runtime.dtype),
             "tracks": [track.id for track in tracks if track.restore],
         }
@@ -412,6 +423,7 @@ class FilmJob:
             to_json(tracks, found)["tracks"], joined,
             list(dict.fromkeys([*self._notes, *self.runtime.notes, *joined.pop("notes", ())])),
             {name: round(seconds, 2) for name, seconds in self._seconds.items()},
+            self.options.upscale, upscaler_name(self.options.upscaler) if self._enlarge else "",
         )  # fmt: skip
 
 
@@ -452,7 +464,7 @@ class _Segments:
         each = self.job.options.segment_frames
         if self.writer is None:
             plan = self.job.plan
-            self.writer = SegmentWriter(self.job.folder, plan.encoding, plan.info, moment.index // each, moment.index)
+            self.writer = SegmentWriter(self.job.folder, plan.encoding, plan.made, moment.index // each, moment.index)
         self.writer.write(picture, moment.pts)
         self.next += 1
         if self.next % each == 0:

@@ -41,7 +41,7 @@ class SegmentWriter:
     Args:
         folder: where the file goes.
         encoding: of the film.
-        info: the clip.
+        info: the clip, with the size and matrix of the result.
         number: of the segment, which names the file.
         first: index of its first frame.
 
@@ -75,7 +75,7 @@ class SegmentWriter:
         """Encode one frame.
 
         Args:
-            picture: the decoder's frame, or a changed copy; of the size of the clip.
+            picture: the decoder's frame, or a changed copy; of the size in `info`.
             pts: its time stamp in the clip's time base, later than that of the frame before.
 
         Raises:
