@@ -92,13 +92,15 @@ def composite(
     blended = frame.new_zeros(frame.shape[-2:])
     if strength == 0:
         return out, blended
-    places = [_place(crop, frame.shape[-2:], upscale) for crop in crops]
+    # In the frame's own pixels. What is known of a face by its size is known of the picture it was cut from.
+    placed = [replace(crop, matrix=crop.matrix / [[upscale, upscale, 1]]) for crop in crops]
+    places = [_place(crop, frame.shape[-2:]) for crop in placed]
     for index, place in enumerate(places):
-        face = _shrink(restored[index].to(frame), crops[index], upscale)
-        there = replace(crops[index], matrix=crops[index].matrix * [1 / upscale, 1 / upscale, 1])
-        kept = _kept(there, crops[index].scale, restored[index].shape[-1], frame, worth[index] if worth else None)
+        face = _shrink(restored[index].to(frame), placed[index])
+        scale = crops[index].scale * restored[index].shape[-1] / crops[index].size
+        kept = _kept(frame, placed[index], scale, worth[index] if worth else None)
         if kept:
-            face = face - kept * _entered(frame, there, face.shape[-1])
+            face = face - kept * _entered(frame, placed[index], face.shape[-1])
         neighbours = [number for number, other in enumerate(places) if number != index and place.overlaps(other)]
         for strip in place.strips():
             weight, position = _weight(place, strip, frame, masks[index] if masks else None, feather)
@@ -156,13 +158,13 @@ def _check(
             )
 
 
-def _place(crop: FaceCrop, shape: Sequence[int], upscale: int) -> _Place:
-    size, matrix = crop.size, crop.matrix / [[upscale, upscale, 1]]
+def _place(crop: FaceCrop, shape: Sequence[int]) -> _Place:
+    size = crop.size
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64)
-    reach = transform(invert(matrix), corners)
+    reach = transform(invert(crop.matrix), corners)
     x0, y0 = np.clip(np.floor(reach.min(0)), 0, [shape[1], shape[0]]).astype(int).tolist()
     x1, y1 = np.clip(np.ceil(reach.max(0)), 0, [shape[1], shape[0]]).astype(int).tolist()
-    return _Place(x0, y0, x1, y1, matrix / size)
+    return _Place(x0, y0, x1, y1, crop.matrix / size)
 
 
 def _unit_position(matrix: np.ndarray, region: _Place, device: torch.device) -> Tensor:
@@ -193,17 +195,15 @@ def _share(
     return 1 - presence * (1 - nearer)
 
 
-def _kept(crop: FaceCrop, scale: float, side: int, frame: Tensor, worth: float | None) -> float:
-    """Return how much of its own fine detail a face keeps under a restored one of `side` pixels.
+def _kept(frame: Tensor, crop: FaceCrop, scale: float, worth: float | None) -> float:
+    """Return how much of its own fine detail a face keeps under a restored one.
 
     Args:
-        crop: where it lies in the frame.
-        scale: of the crop where it was cut from: a frame that was enlarged since holds no more detail.
-        side: of the restored face, in pixels.
         frame: where it goes.
+        crop: where it lies there.
+        scale: pixels of the restored face per pixel of the picture it was cut from: enlarged since, that holds no more.
         worth: of the detail, where somebody knows.
     """
-    scale *= side / crop.size
     return 0.0 if scale >= NONE else share_kept(worth_in(frame, crop) if worth is None else worth, scale)
 
 
@@ -215,10 +215,10 @@ def _entered(frame: Tensor, crop: FaceCrop, size: int) -> Tensor:
     return sample(frame, crop.matrix * (size / crop.size), size).clamp_(0, 1)
 
 
-def _shrink(face: Tensor, crop: FaceCrop, upscale: int) -> Tensor:
+def _shrink(face: Tensor, crop: FaceCrop) -> Tensor:
     """Return the restored crop, shrunk with an antialias where sampling it in the frame would skip pixels."""
     side = face.shape[-1]
-    scale = crop.scale * side / crop.size / upscale
+    scale = crop.scale * side / crop.size
     if scale <= _KEEP_SCALE:
         return face
     small = max(math.ceil(side / scale * _KEEP_SCALE), 1)

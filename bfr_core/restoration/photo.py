@@ -323,7 +323,7 @@ class _Photo:
         self.chosen = choose_faces(
             self.found,
             self.options,
-            lambda some: align_faces(inside, some, size, frame_index=self.number, fine=factor > 1),
+            lambda some: align_faces(inside, some, size, frame_index=self.number, enlarge=factor),
             # A face that is sharp as it is would be soft where it is drawn out.
             lambda face: photo_facts(inside, face, factor * size),
             factor * size,
@@ -333,7 +333,7 @@ class _Photo:
     def take_whole(self) -> None:
         """Take the picture itself for an aligned face."""
         self.detector, self.aligned = "aligned", True
-        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size, fine=self.options.upscale > 1)
+        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size, enlarge=self.options.upscale)
         self.found = numbered([crop.face])
         self.chosen = choose_faces(
             self.found, self.options, lambda some: [crop for _ in some], lambda _: {}, self.restorer.size

@@ -228,7 +228,7 @@ class _Renderer:
                 continue
             frame = moment.rgb() if frame is None else frame
             matrix = track.matrices[row] * (self.restorer.size / SIDE)
-            image = sample(frame, matrix, self.restorer.size, fine=self.upscale > 1).clamp_(0, 1)
+            image = sample(frame, matrix, self.restorer.size, enlarge=self.upscale).clamp_(0, 1)
             strength = self._strength(track) * float(track.weight[row])
             held.faces.append(_Shown(track, moment, matrix, strength, image))
         self.waiting.extend(held.faces)
