@@ -89,8 +89,8 @@ def make_choice(
     Raises:
         InputMediaError: a photo shows no face.
     """
+    from ..bfr_core.faces.quality import QualityFilter
     from ..bfr_core.video.choose import TrackSelection
-    from ..bfr_core.video.quality import QualityFilter
 
     people = None if person is None else person_in(person, detector)
     return TrackSelection(people=people, ids=ids, except_ids=but, quality_filter=None if all_faces else QualityFilter())

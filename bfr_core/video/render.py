@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import bounded, check_bounds
+from ..compose import detail
 from ..compose.masks import FEATHER
 from ..compose.paste import composite
 from ..faces.align import sample
@@ -299,9 +300,11 @@ class _Renderer:
             for shown in held.faces
         ]
         crops = [FaceCrop(face, shown.matrix, _NOBODY) for face, shown in zip(faces, held.faces, strict=True)]
+        # One figure for all frames of a track: what is kept of its fine detail must not tremble.
+        worth = [detail.worth(shown.track.facts.get("sharpness", 0.0)) for shown in held.faces]
         after, blended = composite(
             before, crops, fit_faces(faces, crops, self.upscale), masks=masks, strength=most,
-            feather=self.options.feather, upscale=self.upscale,
+            feather=self.options.feather, worth=worth, upscale=self.upscale,
         )  # fmt: skip
         box = _around(blended)
         return Rendered(moment.index, moment, before, after, box) if box else Rendered(moment.index, moment)

@@ -515,7 +515,7 @@ def test_the_gate_decides_unless_a_track_is_named(
 ) -> None:
     """The spots are large enough and not sharp; a gate that wants more finds them too small."""
     video = VideoFromFile(str(write_clip(tmp_path / "film.mp4", frames=8)))
-    gate = given.pack.module("bfr_core.video.quality")
+    gate = given.pack.module("bfr_core.faces.quality")
     strict = gate.QualityFilter(min_size=500)
     monkeypatch.setattr(gate, "QualityFilter", lambda: strict)
     _, _, told = select(given, video)
