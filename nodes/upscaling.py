@@ -47,7 +47,7 @@ def host_upscaler(model: Any) -> Upscaler | None:
     """
     if model is None:
         return None
-    from ..bfr_core.restoration.kept import digest_of
+    from ..bfr_core.restoration.fingerprint import digest_of
 
     managed = Managed(model.model)
     needed = int(_BYTES * max(float(model.scale), 1.0))
