@@ -29,6 +29,7 @@ from ..types import Face, FaceCrop, RestoreReport
 from .choosing import ChosenFaces, choose_faces
 from .faces import FaceBatch, restore_crops
 from .options import RestoreOptions, colours_of
+from .upscale import check_upscale, fit_faces, upscaled, upscaler_name
 
 if TYPE_CHECKING:
     from ..faces.detect import Detector
@@ -43,9 +44,9 @@ class Restored:
     """The result for one picture."""
 
     image: Tensor
-    """(3, H, W), the input wherever `mask` is zero."""
+    """(3, H, W), the input, enlarged where that was asked for, wherever `mask` is zero."""
     mask: Tensor
-    """(H, W) share of restored pixels, strength included."""
+    """(H, W) of the image, share of restored pixels, strength included."""
     crops: list[FaceCrop]
     faces: list[Tensor]
     """Restored crops, in the order of `crops`."""
@@ -162,7 +163,7 @@ def restore_aligned(
     runtime: Runtime | None = None,
     mask: Tensor | None = None,
 ) -> Restored:
-    """Restore a picture that is one aligned face, at its own size.
+    """Restore a picture that is one aligned face, at its own size or enlarged.
 
     Shapes: frame (3, S, S) float32 RGB in [0, 1]; mask (S, S) in [0, 1].
 
@@ -189,7 +190,7 @@ def restore_whole(
     runtime: Runtime | None = None,
     frame_index: int = 0,
 ) -> Restored:
-    """Restore a picture of any size as a whole, with a method that can.
+    """Restore a picture of any size as a whole, with a method that can; to be enlarged, it is afterwards.
 
     Shapes: frame (3, H, W) float32 RGB in [0, 1].
 
@@ -201,6 +202,7 @@ def restore_whole(
     options, runtime = options or RestoreOptions(), runtime or Runtime()
     options.check()
     check_frame(frame)
+    check_upscale(frame.shape[-2:], options.upscale)
     check_whole(restorer.method, options)
     clock = _Clock()
     inside = frame.clamp(0, 1)
@@ -209,9 +211,10 @@ def restore_whole(
     results = restore_crops(batch, restorer, runtime)
     clock.lap("restore")
     image = torch.lerp(frame, results.faces[0], options.strength) if options.strength else frame.clone()
+    image = upscaled(image, options.upscale, options.upscaler)
     report = _report(restorer, options, "whole", runtime)
     report.seconds = clock.laps
-    return Restored(image, torch.full(frame.shape[-2:], options.strength), [], [], report)
+    return Restored(image, torch.full(image.shape[-2:], options.strength), [], [], report)
 
 
 def check_frame(frame: Tensor) -> None:
@@ -284,6 +287,8 @@ def _report(restorer: Restorer, options: RestoreOptions, detector: str, runtime:
         options.seed,
         options.strength,
         colours_of(options.colours, restorer.config),
+        options.upscale,
+        upscaler_name(options.upscaler) if options.upscale > 1 else "",
         notes=runtime.notes,
     )
 
@@ -293,6 +298,7 @@ class _Photo:
 
     def __init__(self, frame: Tensor, number: int, restorer: Restorer, options: RestoreOptions) -> None:
         check_frame(frame)
+        check_upscale(frame.shape[-2:], options.upscale)
         self.frame, self.number, self.restorer, self.options = frame, number, restorer, options
         self.detector = "none"
         self.found: list[Face] = []
@@ -313,12 +319,12 @@ class _Photo:
         self.detector, self.found, self.notes = faces.detector, numbered(faces.faces), list(faces.notes)
         self.clock.add("detect", faces.seconds)
         self.clock.lap()
-        inside, size, number = self.frame.clamp(0, 1), self.restorer.size, self.number
+        inside, size, factor = self.frame.clamp(0, 1), self.restorer.size, self.options.upscale
         self.chosen = choose_faces(
             self.found,
             self.options,
-            lambda some: align_faces(inside, some, size, frame_index=number),
-            lambda face: photo_facts(inside, face, size),
+            lambda some: align_faces(inside, some, size, frame_index=self.number, fine=factor > 1),
+            lambda face: photo_facts(inside, face, size, upscale=factor),
             size,
         )
         self.clock.lap("align")
@@ -326,7 +332,7 @@ class _Photo:
     def take_whole(self) -> None:
         """Take the picture itself for an aligned face."""
         self.detector, self.aligned = "aligned", True
-        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size)
+        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size, fine=self.options.upscale > 1)
         self.found = numbered([crop.face])
         self.chosen = choose_faces(
             self.found, self.options, lambda some: [crop for _ in some], lambda _: {}, self.restorer.size
@@ -372,17 +378,19 @@ class _Photo:
         """Put the faces back and say what was done."""
         self.clock.lap()
         crops, results = list(self.chosen.crops.values()), list(self.restored.values())
-        options = self.options
+        options, factor = self.options, self.options.upscale
         worth, said = self.chosen.detail(self.frame)
         self.notes += said
+        canvas = upscaled(self.frame, factor, options.upscaler)
+        shown = fit_faces(results, crops, factor, options.upscaler)
         if not self.aligned:
             image, mask = composite(
-                self.frame, crops, results, strength=options.strength, feather=options.feather, worth=worth
+                canvas, crops, shown, strength=options.strength, feather=options.feather, upscale=factor, worth=worth
             )
         elif crops:
-            image, mask = _blend_whole(self.frame, crops[0], results[0], options.strength, worth[0])
+            image, mask = _blend_whole(canvas, crops[0], shown[0], options.strength, worth[0])
         else:
-            image, mask = self.frame.clone(), torch.zeros(self.frame.shape[-2:])
+            image, mask = canvas.clone(), torch.zeros(canvas.shape[-2:])
         self.clock.lap("composite")
         report = _report(self.restorer, options, self.detector, runtime)
         report.faces = [self.chosen.report(self.number, index, face) for index, face in enumerate(self.found)]
