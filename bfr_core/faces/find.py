@@ -50,6 +50,12 @@ class FoundFaces:
     notes: list[str] = field(default_factory=list)
     """What a person is to know of it, for the report."""
 
+    @staticmethod
+    def given(faces: Sequence[Face]) -> FoundFaces:
+        """Return faces that were found elsewhere."""
+        notes = [] if faces else ["No faces were given with this picture: nothing was restored"]
+        return FoundFaces(list(faces), "given", notes=notes)
+
 
 def find_faces(
     frame: Tensor, detector: FaceDetector, *, threshold: float | None = None, boxes: Sequence[Face] | None = None

@@ -314,8 +314,7 @@ class _Photo:
         if faces is None and detector is not None:
             faces = find_faces(self.frame, detector, threshold=self.options.threshold)
         if not isinstance(faces, FoundFaces):
-            notes = [] if faces else ["No faces were given with this picture: nothing was restored"]
-            faces = FoundFaces(list(faces or ()), "given", notes=notes)
+            faces = FoundFaces.given(faces or ())
         self.detector, self.found, self.notes = faces.detector, numbered(faces.faces), list(faces.notes)
         self.clock.add("detect", faces.seconds)
         self.clock.lap()
