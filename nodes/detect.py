@@ -36,7 +36,7 @@ def resolve_faces(
                 kept="The images are unchanged",
                 todo="Connect the same image to Detect Faces and to this node",
             )
-        return [FoundFaces(list(there), "given") for there in faces]
+        return [FoundFaces.given(there) for there in faces]
     given = None if boxes is None else core_boxes.to_faces(boxes, len(frames))
     finder = detector or get_detector()
     found = []
