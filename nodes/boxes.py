@@ -60,7 +60,8 @@ def _face(box: Any) -> Face:
     if not (0 < width < 1e6 and 0 < height < 1e6 and abs(x) < 1e6 and abs(y) < 1e6):
         raise _error(f"found a box of {width:g} x {height:g} pixels at ({x:g}, {y:g})")
     corners = (x, y, x + width, y + height)
-    return Face(corners, points_from_box(corners), score)
+    # Detectors say how sure they are; a box without a score was drawn by hand.
+    return Face(corners, points_from_box(corners), score, origin="found" if "score" in box else "drawn")
 
 
 def _error(found: str) -> InputMediaError:

@@ -8,7 +8,9 @@ import torch
 
 from ..bfr_core.errors import InputMediaError, SettingsError
 from ..bfr_core.faces.align import align_faces
-from ..bfr_core.faces.select import borrow_points, numbered, select_faces
+from ..bfr_core.faces.find import FoundFaces, find_faces
+from ..bfr_core.faces.select import numbered, select_faces
+from ..bfr_core.types import Face
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .host import check_cancel, join_image, split_image, to_host
@@ -18,8 +20,10 @@ from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSoc
 
 def resolve_faces(
     frames: torch.Tensor, detector: Any, faces: Faces | None, boxes: Any, threshold: float = 0.0
-) -> Faces:
-    """Return the faces of each frame: those given, those in the boxes, or those a detector finds.
+) -> list[FoundFaces]:
+    """Return the faces of each frame: those given, those in the boxes, or those a detector finds, turned too.
+
+    Boxes in which no face was found are among them, and say so.
 
     Raises:
         InputMediaError: faces or boxes belong to another number of frames.
@@ -32,16 +36,15 @@ def resolve_faces(
                 kept="The images are unchanged",
                 todo="Connect the same image to Detect Faces and to this node",
             )
-        return faces
+        return [FoundFaces(list(there), "given") for there in faces]
     given = None if boxes is None else core_boxes.to_faces(boxes, len(frames))
     finder = detector or get_detector()
-    found: Faces = []
-    for frame in frames:
+    found = []
+    for index, frame in enumerate(frames):
         check_cancel()
-        found += finder.detect(frame.clamp(0, 1)[None], threshold=threshold or None)
-    if given is None:
-        return found
-    return [borrow_points(drawn, detected) for drawn, detected in zip(given, found, strict=True)]
+        drawn = None if given is None else given[index]
+        found.append(find_faces(frame, finder, threshold=threshold or None, boxes=drawn))
+    return found
 
 
 class DetectFaces(io.ComfyNode):
@@ -54,7 +57,8 @@ class DetectFaces(io.ComfyNode):
             node_id="BFR_DetectFaces",
             display_name="Detect Faces",
             category=CATEGORY,
-            description="Find the faces in every image of a batch. An image without a face is a normal result. "
+            description="Find the faces in every image of a batch. Where none is found, it is "
+            "searched turned by 90, 180 and 270 degrees too, as scans may lie; no face at all is a normal result. "
             "The mask shows the boxes; connect faces to Align Faces.",
             search_aliases=["face detection", "find faces", "face bbox"],
             inputs=[
@@ -92,7 +96,7 @@ class DetectFaces(io.ComfyNode):
     ) -> io.NodeOutput:
         """Detect, and paint the boxes into a mask."""
         frames, _ = split_image(image)
-        found = [numbered(faces) for faces in resolve_faces(frames, detector, None, None, threshold)]
+        found = [numbered(there.faces) for there in resolve_faces(frames, detector, None, None, threshold)]
         kept = [select_faces(faces, max_faces=max_faces, min_size=min_size)[0] for faces in found]
         mask = torch.zeros(len(frames), *frames.shape[-2:])
         for layer, faces in zip(mask, kept, strict=True):
@@ -113,8 +117,8 @@ class AlignFaces(io.ComfyNode):
             display_name="Align Faces",
             category=CATEGORY,
             description="Cut every face out of its image, upright, the way restoration methods expect it (FFHQ "
-            "template). Connect faces, or boxes from any core detector. Where no face is found, aligned is one black "
-            "square and Composite Faces changes nothing.",
+            "template). Connect faces, or boxes from any core detector; a box in which no face is found is left out. "
+            "Where there is none at all, aligned is one black square and Composite Faces changes nothing.",
             search_aliases=["face crop", "ffhq"],
             inputs=[
                 io.Image.Input("image", tooltip="The images the faces were found in"),
@@ -148,8 +152,13 @@ class AlignFaces(io.ComfyNode):
         crops = [
             crop
             for index, (frame, present) in enumerate(zip(frames, found, strict=True))
-            for crop in align_faces(frame.clamp(0, 1), numbered(present), size, frame_index=index)
+            for crop in align_faces(frame.clamp(0, 1), _there(present.faces), size, frame_index=index)
         ]
         aligned = torch.stack([crop.image for crop in crops]) if crops else torch.zeros(1, 3, size, size)
         height, width = frames.shape[-2:]
         return io.NodeOutput(join_image(aligned), Crops(tuple(crops), len(frames), (height, width)))
+
+
+def _there(faces: list[Face]) -> list[Face]:
+    """Return the faces, numbered, without boxes in which none was found."""
+    return [face for face in numbered(faces) if face.origin != "empty"]

@@ -159,19 +159,18 @@ class RestoreFaces(io.ComfyNode):
             strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people, colours=colours
         )
         # With a person, as many as there may be: who is who is seen frame by frame.
-        total = sum(len(select_faces(there, max_faces=max_faces, min_size=min_size)[0]) for there in found)
+        total = sum(len(select_faces(there.faces, max_faces=max_faces, min_size=min_size)[0]) for there in found)
         run = runtime(loaded.managed, total)
         out, masks, reports = torch.empty_like(frames), torch.zeros(len(frames), *frames.shape[-2:]), []
         made = restore_photos(frames, loaded.restorer, faces=found, options=options, runtime=run)
         for index, result in enumerate(made):
             check_cancel()
             out[index], masks[index] = result.image, result.mask
-            if faces is None and boxes is None:
-                result.report.detector = detector.name
             reports.append(result.report.to_dict())
         run.on_progress(total, total)
         report = json.dumps(reports, indent=1)
-        return io.NodeOutput(join_image(out, alpha), to_host(masks), core_boxes.from_faces(found), report)
+        there = core_boxes.from_faces([one.faces for one in found])
+        return io.NodeOutput(join_image(out, alpha), to_host(masks), there, report)
 
 
 def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:

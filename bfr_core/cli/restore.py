@@ -20,6 +20,7 @@ from ..restoration.options import COLOURS, COLOURS_HELP
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, say, show, write_json
 from ._people import add_people, asks_for_people, describe_people, people_options, summary
+from ._upscale import add_upscale, upscale_options
 from ._video import add_video, check_films, film_line, film_options, restore_film
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--aligned", action="store_true", help="each picture is one aligned face: detect nothing")
     parser.add_argument("--whole", action="store_true", help="restore all of each picture, with methods that can")
     parser.add_argument("--max-faces", type=int, default=0, metavar="N", help="only the N largest faces (0: all)")
+    parser.add_argument(
+        "--all-faces",
+        action="store_true",
+        help="also those that are sharp already or in profile (and in films too small), which are left alone otherwise",
+    )
     parser.add_argument("--min-size", type=float, metavar="PX", help="leave smaller faces (16; in films 32)")
     parser.add_argument(
         "--strength", type=float, default=1.0, help="0 keeps the input, 1 restores in full (%(default)s)"
@@ -93,6 +99,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier run, never an input")
+    add_upscale(parser)
     add_people(parser)
     add_guidance(parser)
     add_video(parser)
@@ -123,6 +130,7 @@ def _restore(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..faces.detect import load_detector
+    from ..faces.quality import QualityFilter
     from ..media.outputs import make_places, plan_outputs
     from ..restoration.options import RestoreOptions
     from ..restoration.photo import check_whole, mask_input
@@ -138,6 +146,7 @@ def _restore(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         max_faces=args.max_faces,
         **({} if args.min_size is None else {"min_size": args.min_size}),
+        quality_filter=None if args.all_faces else QualityFilter(),
         settings={
             param.name: value for param in args.params if (value := getattr(args, f"param_{param.name}")) is not None
         },
@@ -159,6 +168,7 @@ def _restore(args: argparse.Namespace) -> int:
     guiding = asks_to_guide(args, restorer, options.settings, choosing=choosing)
     who = recogniser_of(args, runtime.device) if guiding or choosing or films else None
     options = replace(options, **people_options(args, who if choosing else None, runtime.device))
+    options = replace(options, **upscale_options(args, runtime))
     if args.whole:
         check_whole(restorer.method, options)
     if guiding and who:
@@ -185,6 +195,8 @@ def _restore(args: argparse.Namespace) -> int:
                         on_step=lambda index, total, name=name: bar.set_postfix_str(f"{name} {index + 1}/{total}")
                     )
                     done = _restore_file(job, restorer, detector, options, run, args, mask)
+                    for note in () if done["report"]["faces"] or args.whole else done["report"]["notes"]:
+                        tqdm.write(f"{job.source}: {note}", file=sys.stderr)
                 entry |= {"status": "done", **done}
             except BfrError as error:
                 entry |= {"status": "failed", "error": str(error)}
@@ -216,13 +228,17 @@ def _shown(bar: Any, name: str) -> ProgressCallback:
 
 def _summary(entries: Sequence[dict[str, Any]], args: argparse.Namespace, options: RestoreOptions) -> int:
     """Say what was done, and return the exit status."""
+    from ..faces.quality import SHARP_ALREADY, WOULD_SOFTEN
+
     failed = [entry for entry in entries if entry["status"] == "failed"]
     pictures = [entry for entry in entries if not is_clip(Path(entry["source"]))]
     if pictures:
         faces = [face for entry in pictures for face in entry.get("report", {}).get("faces", [])]
         restored = sum(face["action"] == "restored" for face in faces)
+        fine = sum(face["reason"].startswith((SHARP_ALREADY, WOULD_SOFTEN)) for face in faces)
+        left = f", {fine} left alone as sharp already (--all-faces restores them too)" if fine else ""
         done = sum(entry["status"] == "done" for entry in pictures)
-        show(f"{done} of {len(pictures)} pictures done, {restored} faces restored, in {args.out}")
+        show(f"{done} of {len(pictures)} pictures done, {restored} faces restored{left}, in {args.out}")
     for entry in entries:
         if entry not in pictures and entry["status"] == "done" and "report" in entry:
             show(film_line(entry))
@@ -244,10 +260,12 @@ def _restore_file(
 ) -> dict[str, Any]:
     """Restore one file and return its entry of the report."""
     from ..media.atomic import publish
-    from ..media.pictures import from_float, read_picture, to_float, write_picture
+    from ..media.pictures import enlarged_from_float, from_float, read_picture, to_float, write_picture
     from ..media.sheets import compare_sheet
     from ..restoration.photo import restore_aligned, restore_photo, restore_whole
+    from ..restoration.upscale import upscaled
 
+    factor = options.upscale
     picture = read_picture(job.source)
     frame = to_float(picture)
     if args.whole:
@@ -260,19 +278,22 @@ def _restore_file(
             result = restore_photo(frame, restorer, detector, options=options, runtime=runtime, mask=here)
     notes = list(picture.notes)
     named = picture_format(job.target)
-    if not bool(result.mask.any()) and named is not None and named.name == picture.kind:
+    if factor == 1 and not bool(result.mask.any()) and named is not None and named.name == picture.kind:
         # Writing it anew would recompress a picture in which nothing changed.
         with job.source.open("rb") as source, publish(job.target) as target:
             shutil.copyfileobj(source, target)
         notes = ["no face was restored: the file was copied as it is"]
     else:
-        restored = from_float(picture, result.image, result.mask > 0)
+        if factor == 1:
+            restored = from_float(picture, result.image, result.mask > 0)
+        else:
+            restored = enlarged_from_float(picture, result.image, factor)
         write_picture(job.target, restored, quality=args.quality)
         notes += [note for note in restored.notes if note not in notes]
     entry: dict[str, Any] = {"report": result.report.to_dict(), "notes": notes}
     if args.compare:
         pairs = [(crop.image, face) for crop, face in zip(result.crops, result.faces, strict=True)]
-        sheet = compare_sheet(frame, result.image, [] if args.aligned or args.whole else pairs)
+        sheet = compare_sheet(upscaled(frame, factor), result.image, [] if args.aligned or args.whole else pairs)
         target = job.target.with_name(f"{job.target.stem}.compare.png")
         _write_sheet(target, sheet)
         entry["compare"] = str(target)

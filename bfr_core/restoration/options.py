@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..bounds import bounded, check_bounds
 from ..compose.masks import FEATHER
+from ..faces.quality import QualityFilter
 
 if TYPE_CHECKING:
     from ..faces.people import DriftLimit, People
     from ..registry import Config
+    from .upscale import Upscaler
+
+UPSCALES = (1, 2, 4)
+"""How many times as wide and as high a result can be."""
 
 Colours = Literal["auto", "input", "method"]
 """Whose colours restored faces have, at the scale of lips and larger. input: those of the picture; method: what the
@@ -41,6 +46,9 @@ class RestoreOptions:
     """Restore this many of the largest faces; 0 for all."""
     min_size: float = bounded(16.0, 0, 1e6)
     """Leave faces smaller than this many pixels: there is nothing in them to restore from."""
+    quality_filter: QualityFilter | None = field(default_factory=QualityFilter)
+    """Which faces have nothing to gain: sharp already, or turned too far aside; its `min_size` and `min_seconds` are of
+    films. None for everybody has. A box that a person drew, aligned faces and whole pictures are not filtered."""
     people: People | None = None
     """Whom to restore, chosen among the faces that are large enough and before the largest are counted."""
     drift_limit: DriftLimit | None = None
@@ -49,6 +57,11 @@ class RestoreOptions:
     colours: Colours = field(default="auto", metadata={"choices": COLOURS})
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the method."""
+    upscale: int = field(default=1, metadata={"choices": UPSCALES})
+    """How many times as wide and as high the result is. Faces are found and cut out in the picture as it is, and go
+    into the larger one as the restorer gives them."""
+    upscaler: Upscaler | None = None
+    """What makes all else larger; None: Lanczos."""
 
     def check(self) -> None:
         """Raise SettingsError where a value is out of range."""

@@ -37,5 +37,6 @@ def analyse(
     tracks = link(found, looking or options.looking, check_cancel)
     if models.recogniser is not None:
         people(tracks, usual_min_likeness(models.recogniser), check_cancel)
-    choose(tracks, options.choice, shape, size=models.restorer.size)
+    # A face that is sharp as it is would be soft where it is drawn out.
+    choose(tracks, options.choice, shape, size=options.upscale * models.restorer.size)
     return tracks
