@@ -340,7 +340,7 @@ def test_known_file_in_a_folder_is_found(shared: Path) -> None:
 def test_yunet_that_opencv_cannot_open_says_what_would_do(shared: Path, tmp_path: Path) -> None:
     broken = tmp_path / "yunet_n_dynamic.onnx"
     broken.write_bytes(b"no model")
-    with pytest.raises(WeightsError, match="ONNX.*; expected a YuNet model"):
+    with pytest.raises(WeightsError, match=r"ONNX.*; expected a YuNet model"):
         load_detector("yunet", path=broken, trust=True)
     if int(cv2.__version__.split(".")[0]) < 5:
         with pytest.raises(WeightsError, match=r"\w.*; expected .* Take face_detection_yunet_2023mar.onnx or update"):
