@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format types check host release bench demo wheel tables schemas
+.PHONY: help setup test lint format types check host release bench demo wheel tables schemas texts
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,3 +54,6 @@ tables: setup ## write the generated tables of the documentation anew
 
 schemas: setup ## take changed nodes over into what saved workflows are checked against
 	PYTHONPATH=.:tests/support $(BIN)/python tests/nodes/test_nodes.py
+
+texts: setup ## write help pages and locales anew, from the schemas and tests/nodes/texts.txt
+	PYTHONPATH=.:tests/support $(BIN)/python tests/nodes/test_texts.py
