@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format types check host release bench demo wheel tables schemas texts
+.PHONY: help setup test lint format types check host release bench demo wheel tables schemas texts workflows pictures
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,3 +57,9 @@ schemas: setup ## take changed nodes over into what saved workflows are checked 
 
 texts: setup ## write help pages and locales anew, from the schemas and tests/nodes/texts.txt
 	PYTHONPATH=.:tests/support $(BIN)/python tests/nodes/test_texts.py
+
+workflows: setup ## draw the saved workflows anew, from tests/nodes/api and tests/nodes/workflows.toml
+	$(BIN)/python tests/support/lay_out.py
+
+pictures: setup ## paint the pictures of templates and help pages anew; takes a minute or two
+	PYTHONPATH=.:tests/support $(BIN)/python tests/support/draw_pictures.py
