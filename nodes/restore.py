@@ -36,7 +36,7 @@ FACE_ALIASES = [
 ]
 """What people type who look for this: the task, what they know from elsewhere, and what is wrong with their photo."""
 CROPS_HELP = (
-    "From Align Faces, where the faces come from it: noise is then drawn as in Restore Faces, also for images of a "
+    "From Align Faces, where the faces come from it: noise is then drawn as in Restore Face, also for images of a "
     "batch and where some faces were left out"
 )
 REPORT_HELP = "What was done, as JSON; its notes say what was not done as asked, and what the method read in the faces"
@@ -186,7 +186,7 @@ def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:
     Args:
         seed: of the node.
         count: how many faces there are.
-        crops: where they were cut from: they are then seeded as Restore Faces does, by their image and their place
+        crops: where they were cut from: they are then seeded as Restore Face does, by their image and their place
             among all faces that were found in it.
 
     Raises:
@@ -206,7 +206,7 @@ def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:
 
 
 def batch_report(loaded: LoadedRestorer, run: Runtime, seconds: float, **said: Any) -> str:
-    """Return what was done to a batch as JSON, in the form of Restore Faces: one entry, with the keys that apply.
+    """Return what was done to a batch as JSON, in the form of Restore Face: one entry, with the keys that apply.
 
     Args:
         loaded: what did it.

@@ -27,11 +27,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 NODES = PROJECT / "tests" / "nodes"
 TITLE, ROW, WIDGET, BELOW = 30, 20, 28, 40
 """Height of a title, of a row of sockets, of a widget, and of what a page leaves below them; units of the canvas."""
-GAP, BETWEEN, PAD = 56, 26, 16
+GAP, BETWEEN, PAD = 52, 26, 16
 """Between columns, between nodes of a column below the title, and from a node to the edge of its group."""
 LANE, CLEAR = 18, 16
 """Between two lanes, and from a lane to a node."""
-SIDE = 28
+SIDE = 26
 """From the edge of a column to the reroutes in the gap beside it."""
 LOOP = 56
 """Between a node and one below it that it is wired to."""
@@ -292,7 +292,10 @@ class Drawing:
             shift = 5 * sum(1 for other in taken[:-1] if abs(other[0] - start[0]) < 1)
             before = None
             if abs(y - start[1]) > 1:
-                before = self._reroute((start[0] + SIDE - 10 + shift, y), None)
+                corner = start[0] + SIDE - 10 + shift
+                if abs(y - start[1]) > STEEP:  # a corner of two, as one would swing to both sides
+                    before = self._reroute((corner, y + math.copysign(14, start[1] - y)), None)
+                before = self._reroute((corner + (10 if before else 0), y), before)
             for wire, end in zip(wires, ends, strict=True):
                 if abs(y - end[1]) > 1 or wire is not wires[-1]:
                     before = self._reroute((end[0] - SIDE + shift / 2, y), before)
