@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from node_texts import LANGUAGES, PROJECT, SPECIAL, files, read_help, read_table, schemas, there, wanted
 
-LONGEST = 150_000
+LARGEST = 200_000
 """Bytes of the pictures that the pack ships for its help pages, templates and examples."""
 
 
@@ -56,15 +56,16 @@ def test_a_help_page_says_what_when_and_with_which_inputs(name: str) -> None:
     path = PROJECT / "web" / "docs" / ("BFR_RestoreFaces.md" if name == "en" else f"BFR_RestoreFaces/{name}.md")
     titles = {"en": ("# Restore Face\n", "## Inputs"), "de": ("# Gesichter restaurieren\n", "## Eingaben")}[name]
     assert all(title in made[path] for title in titles)
-    assert made[path].count("\n| **") == 12 + 4 + (len(schemas()["BFR_RestoreFaces"].inputs) - 12)
+    schema = schemas()["BFR_RestoreFaces"]
+    assert made[path].count("\n- **") == len(schema.inputs) + len(schema.outputs)
 
 
-def test_the_pack_stays_small_and_has_no_script() -> None:
+def test_the_pack_stays_small() -> None:
     web = [path for path in (PROJECT / "web").rglob("*") if path.is_file()]
-    assert {path.suffix for path in web} <= {".md", ".jpg"}
+    assert {path.suffix for path in web} <= {".md", ".jpg", ".js"}
     folders = (PROJECT / "web", PROJECT / "workflows", PROJECT / "nodes")
     pictures = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".jpg", ".png", ".mp4")]
-    assert sum(path.stat().st_size for path in pictures) < LONGEST
+    assert sum(path.stat().st_size for path in pictures) < LARGEST
 
 
 def _write() -> None:

@@ -25,7 +25,8 @@ from bfr_core.restorer import load_restorer
 from bfr_core.runtime import Runtime
 
 PROJECT = Path(__file__).resolve().parents[2]
-LARGE, SMALL = (360, 270), (280, 210)
+LARGE, SHOWN, SMALL = (360, 270), (320, 240), (240, 180)
+"""Sizes that pictures are drawn in, that the browser of templates gets, and that help pages get."""
 DARK = (24, 25, 28)
 
 
@@ -122,10 +123,11 @@ def main() -> None:
     folder = PROJECT / "web" / "docs" / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in drawn.items():
-        picture.resize(SMALL, Image.Resampling.LANCZOS).save(folder / f"{name}.jpg", quality=72, optimize=True)
+        picture.resize(SMALL, Image.Resampling.LANCZOS).save(folder / f"{name}.jpg", quality=70, optimize=True)
     for spec in lay_out.specs():
         if spec.get("offered", True):
-            drawn[spec["picture"]].save(lay_out.target(spec).with_suffix(".jpg"), quality=74, optimize=True)
+            picture = drawn[spec["picture"]].resize(SHOWN, Image.Resampling.LANCZOS)
+            picture.save(lay_out.target(spec).with_suffix(".jpg"), quality=68, optimize=True)
 
 
 if __name__ == "__main__":

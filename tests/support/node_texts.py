@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ TITLE = "BFR Faces"
 SPECIAL = set("|{}@")
 """What the page's translator would take for syntax."""
 WIDGETS = ("COMBO", "INT", "FLOAT", "BOOLEAN", "STRING")
-HEADINGS = ("When to use it", "Inputs", "Outputs", "name", "type", "what it is", "optional", "default")
+HEADINGS = ("When to use it", "Inputs", "Outputs", "optional", "default")
+LISTS = ("file", "weights", "recogniser", "landmarks")
+"""Combos of files, whose choices differ from place to place."""
 
 Table = dict[str, dict[str, str]]
 
@@ -66,6 +68,11 @@ def schemas() -> dict[str, Any]:
     return {schema.node_id: schema for schema in made}
 
 
+def labels(item: Any) -> dict[str, str]:
+    """Return what the page shows in place of the choices of a combo."""
+    return (item.extra_dict or {}).get("labels", {})
+
+
 def texts(schema: Any) -> Iterator[tuple[str, str]]:
     """Give where each text of a node stands, and the text."""
     node = schema.node_id
@@ -76,6 +83,8 @@ def texts(schema: Any) -> Iterator[tuple[str, str]]:
     for item in schema.inputs:
         yield f"{node}: name of input {item.id}", item.id
         yield f"{node}: tooltip of input {item.id}", item.tooltip
+        for choice, label in labels(item).items():
+            yield f"{node}: label of {choice} of input {item.id}", label
     for item in schema.outputs:
         yield f"{node}: name of output {item.display_name}", item.display_name
         yield f"{node}: tooltip of output {item.display_name}", item.tooltip
@@ -100,7 +109,15 @@ def node_defs(nodes: Iterable[Any], table: Table, language: str) -> dict[str, An
             "display_name": table[schema.display_name][language],
             "description": table[schema.description][language],
             "inputs": {
-                item.id: {"name": table[item.id][language], "tooltip": table[item.tooltip][language]}
+                item.id: {
+                    "name": table[item.id][language],
+                    "tooltip": table[item.tooltip][language],
+                    **(
+                        {"options": {key: table[text][language] for key, text in labels(item).items()}}
+                        if labels(item)
+                        else {}
+                    ),
+                }
                 for item in schema.inputs
             },
             "outputs": {
@@ -111,30 +128,30 @@ def node_defs(nodes: Iterable[Any], table: Table, language: str) -> dict[str, An
     return made
 
 
-def kind(item: Any, say: Any) -> str:
+def kind(item: Any, say: Callable[[str], str]) -> str:
     """Return the type of an input as a help page shows it: what may be given, and what it is where nothing is."""
-    given = item.fields
-    parts = [item.io_type]
+    given, parts = item.fields, [item.io_type]
     if item.io_type in ("INT", "FLOAT") and given.get("max") is not None:
         parts[0] += f" {given['min']} to {given['max']}"
-    if item.io_type == "COMBO" and item.id not in ("file", "weights", "recogniser", "landmarks"):
-        parts[0] += ": " + ", ".join(f"`{choice}`" for choice in given["options"])
+    if given.get("options") and item.id not in LISTS:
+        shown = labels(item)
+        choices = [str(getattr(choice, "key", choice)) for choice in given["options"]]
+        parts[0] = "COMBO: " + ", ".join(say(shown[choice]) if choice in shown else choice for choice in choices)
     if (default := given.get("default")) is not None and default != "":
-        parts.append(f"{say('default')} `{default}`")
+        parts.append(f"{say('default')} {default}")
     if item.optional and item.io_type not in WIDGETS:
         parts.append(say("optional"))
-    return ", ".join(parts)
+    return "; ".join(parts)
 
 
 def help_page(schema: Any, page: dict[str, str], table: Table, language: str) -> str:
-    """Return the help page of a node in Markdown: what it does, when to take it, a picture, inputs and outputs."""
+    """Return the help page of a node in Markdown: what it does, when to take it, a picture, inputs and outputs.
+
+    Lists and no tables: the page shows them in a narrow column.
+    """
 
     def say(text: str) -> str:
         return table[text][language]
-
-    def rows(items: Iterable[tuple[str, str, str]]) -> list[str]:
-        head = (say("name"), say("type"), say("what it is"))
-        return [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * 3, *items)]
 
     lines = [f"# {say(schema.display_name)}", "", say(schema.description), ""]
     lines += [f"## {say('When to use it')}", "", say(page["when"]), ""]
@@ -142,11 +159,11 @@ def help_page(schema: Any, page: dict[str, str], table: Table, language: str) ->
         # From docs/ in every language: that is what the page puts before it.
         lines += [f"![{say(schema.display_name)}](pictures/{page['picture']})", ""]
     if schema.inputs:
-        made = [(f"**{say(item.id)}**", kind(item, say), say(item.tooltip)) for item in schema.inputs]
-        lines += [f"## {say('Inputs')}", "", *rows(made), ""]
+        made = [f"- **{say(item.id)}** ({kind(item, say)}): {say(item.tooltip)}" for item in schema.inputs]
+        lines += [f"## {say('Inputs')}", "", *made, ""]
     if schema.outputs:
-        made = [(f"**{say(item.display_name)}**", item.io_type, say(item.tooltip)) for item in schema.outputs]
-        lines += [f"## {say('Outputs')}", "", *rows(made), ""]
+        made = [f"- **{say(item.display_name)}** ({item.io_type}): {say(item.tooltip)}" for item in schema.outputs]
+        lines += [f"## {say('Outputs')}", "", *made, ""]
     return "\n".join(lines)
 
 
