@@ -6,9 +6,29 @@ import dataclasses
 import inspect
 from typing import Any
 
+import torch
 from comfy_api.latest import ComfyExtension, InputImpl, io, ui
 
-__all__ = ["ComfyExtension", "InputImpl", "boxes_input", "boxes_output", "io", "option", "schema", "ui"]
+try:
+    from comfy.model_management import intermediate_dtype
+except ImportError:
+
+    def intermediate_dtype() -> torch.dtype:
+        """Return the type of images between nodes: older hosts have them in one only."""
+        return torch.float32
+
+
+__all__ = [
+    "ComfyExtension",
+    "InputImpl",
+    "boxes_input",
+    "boxes_output",
+    "intermediate_dtype",
+    "io",
+    "option",
+    "schema",
+    "ui",
+]
 
 _NEWER = {"search_aliases"}
 """Fields of Schema that 0.8 lacks. Named one by one, so that a misspelt field is an error and not left out."""

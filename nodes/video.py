@@ -185,7 +185,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         """Analyse, render and join, or go on with it."""
         from ..bfr_core.video.plan import FilmModels, FilmOptions
         from ..bfr_core.video.render import RenderOptions
-        from .film import film_job, open_film, to_video
+        from .film import as_host_writes, film_job, open_film, to_video
 
         loaded = restorer or get_restorer(method)
         film = open_film(video)
@@ -197,10 +197,7 @@ class RestoreFacesInVideo(io.ComfyNode):
             detector, choice, on_damage = tracks.detector, tracks.choice, tracks.on_damage
         encode = EncodeSettings(codec=codec, crf=crf)
         if film.from_memory and codec != "ffv1":
-            # As the host encodes such frames: what they were made with says nothing of what can be played.
-            even = all(side % 2 == 0 for side in video.get_dimensions())
-            codec, pix_fmt = "h264" if codec == "auto" else codec, "yuv420p" if even else "yuv444p"
-            encode = EncodeSettings(codec=codec, crf=crf, pix_fmt=pix_fmt)
+            encode = as_host_writes(video, encode)
         options = FilmOptions(
             choice=choice,
             render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker, colours=colours),
@@ -305,7 +302,7 @@ class RestoreFacesInFrames(io.ComfyNode):
         )
         bar = FilmBar("analyse", "render", frames=len(frames))
         models, run = FilmModels(loaded.restorer, detector, get_recogniser()), film_runtime(bar, loaded.managed)
-        made = restore_frames(frames, frame_rate, models, options, run, on_progress=bar.on_progress)
+        made = restore_frames(frames, frame_rate, models, options, run, on_progress=bar.on_progress, preview=bar.show)
         by = {
             "method": loaded.restorer.method.id,
             "config": loaded.restorer.config.name,

@@ -25,6 +25,7 @@ from ..runtime import Runtime
 from ..types import Face, FaceCrop, FaceReport, RestoreReport
 from .faces import FaceBatch, restore_crops
 from .options import RestoreOptions, colours_of
+from .upscale import check_upscale, fit_faces, upscaled, upscaler_name
 
 if TYPE_CHECKING:
     from ..faces.detect import Detector
@@ -39,9 +40,9 @@ class Restored:
     """The result for one picture."""
 
     image: Tensor
-    """(3, H, W), the input wherever `mask` is zero."""
+    """(3, H, W), the input, enlarged where that was asked for, wherever `mask` is zero."""
     mask: Tensor
-    """(H, W) share of restored pixels, strength included."""
+    """(H, W) of the image, share of restored pixels, strength included."""
     crops: list[FaceCrop]
     faces: list[Tensor]
     """Restored crops, in the order of `crops`."""
@@ -158,7 +159,7 @@ def restore_aligned(
     runtime: Runtime | None = None,
     mask: Tensor | None = None,
 ) -> Restored:
-    """Restore a picture that is one aligned face, at its own size.
+    """Restore a picture that is one aligned face, at its own size or enlarged.
 
     Shapes: frame (3, S, S) float32 RGB in [0, 1]; mask (S, S) in [0, 1].
 
@@ -185,7 +186,7 @@ def restore_whole(
     runtime: Runtime | None = None,
     frame_index: int = 0,
 ) -> Restored:
-    """Restore a picture of any size as a whole, with a method that can.
+    """Restore a picture of any size as a whole, with a method that can; to be enlarged, it is afterwards.
 
     Shapes: frame (3, H, W) float32 RGB in [0, 1].
 
@@ -197,6 +198,7 @@ def restore_whole(
     options, runtime = options or RestoreOptions(), runtime or Runtime()
     options.check()
     check_frame(frame)
+    check_upscale(frame.shape[-2:], options.upscale)
     check_whole(restorer.method, options)
     clock = _Clock()
     inside = frame.clamp(0, 1)
@@ -205,9 +207,10 @@ def restore_whole(
     results = restore_crops(batch, restorer, runtime)
     clock.lap("restore")
     image = torch.lerp(frame, results.faces[0], options.strength) if options.strength else frame.clone()
+    image = upscaled(image, options.upscale, options.upscaler)
     report = _report(restorer, options, "whole", runtime)
     report.seconds = clock.laps
-    return Restored(image, torch.full(frame.shape[-2:], options.strength), [], [], report)
+    return Restored(image, torch.full(image.shape[-2:], options.strength), [], [], report)
 
 
 def check_frame(frame: Tensor) -> None:
@@ -280,6 +283,8 @@ def _report(restorer: Restorer, options: RestoreOptions, detector: str, runtime:
         options.seed,
         options.strength,
         colours_of(options.colours, restorer.config),
+        options.upscale,
+        upscaler_name(options.upscaler) if options.upscale > 1 else "",
         notes=runtime.notes,
     )
 
@@ -289,6 +294,7 @@ class _Photo:
 
     def __init__(self, frame: Tensor, number: int, restorer: Restorer, options: RestoreOptions) -> None:
         check_frame(frame)
+        check_upscale(frame.shape[-2:], options.upscale)
         self.frame, self.number, self.restorer, self.options = frame, number, restorer, options
         self.detector = "none"
         self.found: list[Face] = []
@@ -308,16 +314,18 @@ class _Photo:
             self.detector = "given"
         self.clock.lap("detect")
         self.found = numbered(faces or ())
-        size, number = self.restorer.size, self.number
+        size, fine = self.restorer.size, self.options.upscale > 1
         self.chosen = _choose(
-            self.found, lambda some: align_faces(inside, some, size, frame_index=number), self.options
+            self.found,
+            lambda some: align_faces(inside, some, size, frame_index=self.number, fine=fine),
+            self.options,
         )
         self.clock.lap("align")
 
     def take_whole(self) -> None:
         """Take the picture itself for an aligned face."""
         self.detector, self.aligned = "aligned", True
-        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size)
+        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size, fine=self.options.upscale > 1)
         self.found = numbered([crop.face])
         self.chosen = _choose(self.found, lambda _: [crop], self.options)
 
@@ -359,13 +367,17 @@ class _Photo:
         """Put the faces back and say what was done."""
         self.clock.lap()
         crops, results = list(self.chosen.crops.values()), list(self.restored.values())
-        options = self.options
+        options, factor = self.options, self.options.upscale
+        canvas = upscaled(self.frame, factor, options.upscaler)
+        shown = fit_faces(results, crops, factor, options.upscaler)
         if not self.aligned:
-            image, mask = composite(self.frame, crops, results, strength=options.strength, feather=options.feather)
+            image, mask = composite(
+                canvas, crops, shown, strength=options.strength, feather=options.feather, upscale=factor
+            )
         elif crops:
-            image, mask = _blend_whole(self.frame, results[0], options.strength)
+            image, mask = _blend_whole(canvas, shown[0], options.strength)
         else:
-            image, mask = self.frame.clone(), torch.zeros(self.frame.shape[-2:])
+            image, mask = canvas.clone(), torch.zeros(canvas.shape[-2:])
         self.clock.lap("composite")
         report = _report(self.restorer, options, self.detector, runtime)
         report.faces = [self.chosen.report(self.number, index, face) for index, face in enumerate(self.found)]

@@ -90,4 +90,5 @@ METHOD = Method(
     dials=(CORRECTION,),
     stages={"irn": "irn"},
     default=True,
+    draws=False,
 )
