@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,8 @@ TITLE = "BFR Faces"
 SPECIAL = set("|{}@")
 """What the page's translator would take for syntax."""
 WIDGETS = ("COMBO", "INT", "FLOAT", "BOOLEAN", "STRING")
+CHOICE = re.compile(r"- (.*) \((\S+)\)")
+"""A line of a tooltip that lists a choice with its label."""
 HEADINGS = ("When to use it", "Inputs", "Outputs", "optional", "default")
 LISTS = ("file", "weights", "recogniser", "landmarks")
 """Combos of files, whose choices differ from place to place."""
@@ -54,6 +57,23 @@ def read_table(path: Path = TABLE) -> Table:
             language: english if line == "=" else line for language, line in zip(LANGUAGES, lines, strict=True)
         }
     return found
+
+
+def pieces(text: str) -> list[str]:
+    """Return what of a text is translated: its lines, and of a line that lists a choice its label."""
+    return [found[1] if (found := CHOICE.fullmatch(line)) else line for line in text.split("\n")]
+
+
+def translated(text: str, table: Table, language: str) -> str:
+    """Return a text in a language, line by line.
+
+    Raises: KeyError, where the table lacks a piece of it.
+    """
+    lines = []
+    for line, piece in zip(text.split("\n"), pieces(text), strict=True):
+        found = CHOICE.fullmatch(line)
+        lines.append(f"- {table[piece][language]} ({found[2]})" if found else table[piece][language])
+    return "\n".join(lines)
 
 
 def read_help(path: Path = HELP) -> dict[str, dict[str, str]]:
@@ -95,7 +115,8 @@ def wanted(nodes: Iterable[Any], help_pages: dict[str, dict[str, str]]) -> dict[
     found = {TITLE: "name of the pack", **dict.fromkeys(HEADINGS, "heading of a help page")}
     for schema in nodes:
         for place, text in texts(schema):
-            found.setdefault(text, place)
+            for piece in pieces(text):
+                found.setdefault(piece, place)
         if page := help_pages.get(schema.node_id):
             found.setdefault(page["when"], f"{schema.node_id}: when, in help.toml")
     return found
@@ -103,25 +124,25 @@ def wanted(nodes: Iterable[Any], help_pages: dict[str, dict[str, str]]) -> dict[
 
 def node_defs(nodes: Iterable[Any], table: Table, language: str) -> dict[str, Any]:
     """Return what nodeDefs.json of a language holds, as the page reads it: outputs by their index."""
+
+    def say(text: str) -> str:
+        return translated(text, table, language)
+
     made = {}
     for schema in nodes:
         made[schema.node_id] = {
-            "display_name": table[schema.display_name][language],
-            "description": table[schema.description][language],
+            "display_name": say(schema.display_name),
+            "description": say(schema.description),
             "inputs": {
                 item.id: {
-                    "name": table[item.id][language],
-                    "tooltip": table[item.tooltip][language],
-                    **(
-                        {"options": {key: table[text][language] for key, text in labels(item).items()}}
-                        if labels(item)
-                        else {}
-                    ),
+                    "name": say(item.id),
+                    "tooltip": say(item.tooltip),
+                    **({"options": {key: say(text) for key, text in labels(item).items()}} if labels(item) else {}),
                 }
                 for item in schema.inputs
             },
             "outputs": {
-                str(index): {"name": table[item.display_name][language], "tooltip": table[item.tooltip][language]}
+                str(index): {"name": say(item.display_name), "tooltip": say(item.tooltip)}
                 for index, item in enumerate(schema.outputs)
             },
         }
@@ -151,7 +172,7 @@ def help_page(schema: Any, page: dict[str, str], table: Table, language: str) ->
     """
 
     def say(text: str) -> str:
-        return table[text][language]
+        return translated(text, table, language)
 
     lines = [f"# {say(schema.display_name)}", "", say(schema.description), ""]
     lines += [f"## {say('When to use it')}", "", say(page["when"]), ""]
@@ -159,7 +180,9 @@ def help_page(schema: Any, page: dict[str, str], table: Table, language: str) ->
         # From docs/ in every language: that is what the page puts before it.
         lines += [f"![{say(schema.display_name)}](pictures/{page['picture']})", ""]
     if schema.inputs:
-        made = [f"- **{say(item.id)}** ({kind(item, say)}): {say(item.tooltip)}" for item in schema.inputs]
+        made = [
+            f"- **{say(item.id)}** ({kind(item, say)}): {say(item.tooltip.splitlines()[0])}" for item in schema.inputs
+        ]
         lines += [f"## {say('Inputs')}", "", *made, ""]
     if schema.outputs:
         made = [f"- **{say(item.display_name)}** ({item.io_type}): {say(item.tooltip)}" for item in schema.outputs]
