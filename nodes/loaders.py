@@ -83,5 +83,5 @@ LoadDetector = loader_node(
     search_aliases=("face detection", "yunet", "retinaface", "scrfd"),
     help_model="What finds the faces; embedded needs no file",
     help_file="automatic: the weights of the pack, or a known file in models/facedetection",
-    help_output="For Detect Faces and Restore Face",
+    help_output="For Detect Faces and Face Restoration",
 )

@@ -30,13 +30,13 @@ from .types import RESTORE, Crops, CropsSocket, DetectorSocket, Faces, FacesSock
 SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
 SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
 FACE_ALIASES = [
-    *("face restoration", "restore faces", "blind face restoration", "face fix", "face repair", "face enhance"),
+    *("face restoration", "restore faces", "blind face restoration", "face fix", "repair", "face enhance"),
     *("face detailer", "upscale face", "face upscale", "old photo", "scratch", "deblur face"),
     *("gfpgan", "codeformer", "restoreformer", "gpen"),
 ]
 """What people type who look for this: the task, what they know from elsewhere, and what is wrong with their photo."""
 CROPS_HELP = (
-    "From Align Faces, where the faces come from it: noise is then drawn as in Restore Face, also for images of a "
+    "From Align Faces, where the faces come from it: noise is then drawn as in Face Restoration, also for images of a "
     "batch and where some faces were left out"
 )
 REPORT_HELP = "What was done, as JSON; its notes say what was not done as asked, and what the method read in the faces"
@@ -90,7 +90,7 @@ class RestoreFaces(io.ComfyNode):
         """Describe the node."""
         return schema(
             node_id="BFR_RestoreFaces",
-            display_name="Restore Face",  # the page ranks whole words first: who types "face" finds this on top
+            display_name="Face Restoration",  # the page ranks titles that begin with what was typed first
             category=RESTORE,
             description="Find the faces in every image, restore them and put them back. Everything outside the faces "
             "stays exactly as it was.",
@@ -186,7 +186,7 @@ def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:
     Args:
         seed: of the node.
         count: how many faces there are.
-        crops: where they were cut from: they are then seeded as Restore Face does, by their image and their place
+        crops: where they were cut from: they are then seeded as Face Restoration does, by their image and their place
             among all faces that were found in it.
 
     Raises:
@@ -206,7 +206,7 @@ def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:
 
 
 def batch_report(loaded: LoadedRestorer, run: Runtime, seconds: float, **said: Any) -> str:
-    """Return what was done to a batch as JSON, in the form of Restore Face: one entry, with the keys that apply.
+    """Return what was done to a batch as JSON, in the form of Face Restoration: one entry, with the keys that apply.
 
     Args:
         loaded: what did it.
@@ -248,7 +248,7 @@ def method_node(method: Method) -> type[io.ComfyNode]:
                 category=RESTORE,
                 description=f"{method.summary} Takes aligned faces of {size} px, from Align Faces, not whole images. "
                 + " ".join(f"{paper.title}, {paper.section}." for paper in method.papers),
-                search_aliases=[method.id, method.title, "face restoration", "blind face restoration"],
+                search_aliases=[method.id, method.title, "face restoration"],
                 inputs=[
                     io.Image.Input("faces", tooltip=f"Aligned faces of {size} px, from Align Faces"),
                     option(io.Int, "seed", **SEED, tooltip=SEED_HELP),

@@ -133,7 +133,7 @@ class RestoreFacesInVideo(io.ComfyNode):
             "that was stopped goes on where it was. What is connected to tracks decides whom to restore.",
             search_aliases=[
                 *("video face restoration", "video face fix", "face enhance video", "upscale face video"),
-                *("face detailer video", "repair video", "deflicker", "old film"),
+                *("face detailer video", "deflicker", "old film"),
             ],
             inputs=[
                 io.Video.Input("video", tooltip="From Load Video, Create Video or any other node that gives a VIDEO"),

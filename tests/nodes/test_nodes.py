@@ -127,6 +127,12 @@ def test_every_node_says_what_it_is(nodes: dict[str, Any], pack: Pack) -> None:
         assert all(item.step for item in schema.inputs if item.io_type == "FLOAT")
 
 
+def test_who_types_face_finds_the_node_for_it_first(nodes: dict[str, Any]) -> None:
+    """The page ranks a title that begins with the word above all that hold it, and reads titles and ids alone."""
+    titles = {name: node.define_schema().display_name.lower() for name, node in nodes.items()}
+    assert [name for name, title in titles.items() if title.startswith("face")] == ["BFR_RestoreFaces"]
+
+
 def test_entrypoint_tells_why_it_failed(
     pack: Pack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

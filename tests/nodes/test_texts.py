@@ -54,7 +54,7 @@ def test_generated_files_are_up_to_date() -> None:
 def test_a_help_page_says_what_when_and_with_which_inputs(name: str) -> None:
     made = files()
     path = PROJECT / "web" / "docs" / ("BFR_RestoreFaces.md" if name == "en" else f"BFR_RestoreFaces/{name}.md")
-    titles = {"en": ("# Restore Face\n", "## Inputs"), "de": ("# Gesichter restaurieren\n", "## Eingaben")}[name]
+    titles = {"en": ("# Face Restoration\n", "## Inputs"), "de": ("# Gesichter restaurieren\n", "## Eingaben")}[name]
     assert all(title in made[path] for title in titles)
     schema = schemas()["BFR_RestoreFaces"]
     assert made[path].count("\n- **") == len(schema.inputs) + len(schema.outputs)
