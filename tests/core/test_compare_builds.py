@@ -189,7 +189,9 @@ def test_workflows_of_both_builds_are_run(tool: SimpleNamespace) -> None:
 
 def test_every_case_has_its_inputs(tool: SimpleNamespace) -> None:
     cases = [*tool.build_cases.fixed_cases(), *tool.build_cases.method_cases(["irn"])]
-    cases += tool.build_cases.workflow_cases({path.stem: "" for path in (PROJECT / "workflows").glob("*.json")}, {})
+    cases += tool.build_cases.workflow_cases(
+        {path.stem: "" for path in (PROJECT / "tests" / "nodes" / "api").glob("*.json")}, {}
+    )
     made = {*tool.build_cases._MADE, *tool.build_cases._COPIED}
     assert {name for case in cases for name in case.inputs} == made
     assert len({case.folder for case in cases}) == len(cases)
