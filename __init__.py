@@ -3,6 +3,9 @@
 Nothing is imported here: a broken or absent host must not keep the library, the tests or other packs from loading.
 """
 
+WEB_DIRECTORY = "./web"
+"""Help pages, and what the page cannot be told otherwise. The host serves it; nothing else names it."""
+
 
 async def comfy_entrypoint():
     """Return the extension that ComfyUI asks for."""

@@ -15,7 +15,7 @@ from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .host import check_cancel, join_image, split_image, to_host
 from .models import get_detector
-from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket
+from .types import FIND, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket
 
 
 def resolve_faces(
@@ -36,7 +36,7 @@ def resolve_faces(
                 kept="The images are unchanged",
                 todo="Connect the same image to Detect Faces and to this node",
             )
-        return [FoundFaces(list(there), "given") for there in faces]
+        return [FoundFaces.given(there) for there in faces]
     given = None if boxes is None else core_boxes.to_faces(boxes, len(frames))
     finder = detector or get_detector()
     found = []
@@ -56,7 +56,7 @@ class DetectFaces(io.ComfyNode):
         return schema(
             node_id="BFR_DetectFaces",
             display_name="Detect Faces",
-            category=CATEGORY,
+            category=FIND,
             description="Find the faces in every image of a batch. Where none is found, it is "
             "searched turned by 90, 180 and 270 degrees too, as scans may lie; no face at all is a normal result. "
             "The mask shows the boxes; connect faces to Align Faces.",
@@ -115,7 +115,7 @@ class AlignFaces(io.ComfyNode):
         return schema(
             node_id="BFR_AlignFaces",
             display_name="Align Faces",
-            category=CATEGORY,
+            category=FIND,
             description="Cut every face out of its image, upright, the way restoration methods expect it (FFHQ "
             "template). Connect faces, or boxes from any core detector; a box in which no face is found is left out. "
             "Where there is none at all, aligned is one black square and Composite Faces changes nothing.",

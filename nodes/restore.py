@@ -25,12 +25,18 @@ from .host import check_cancel, join_image, runtime, split_image, to_host
 from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_choices, restorer_files
 from .own import input_kind
 from .people import person_in
-from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket, RestorerSocket
+from .types import RESTORE, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket, RestorerSocket
 
 SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
 SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
+FACE_ALIASES = [
+    *("face restoration", "restore faces", "blind face restoration", "face fix", "repair", "face enhance"),
+    *("face detailer", "upscale face", "face upscale", "old photo", "scratch", "deblur face"),
+    *("gfpgan", "codeformer", "restoreformer", "gpen"),
+]
+"""What people type who look for this: the task, what they know from elsewhere, and what is wrong with their photo."""
 CROPS_HELP = (
-    "From Align Faces, where the faces come from it: noise is then drawn as in Restore Faces, also for images of a "
+    "From Align Faces, where the faces come from it: noise is then drawn as in Face Restoration, also for images of a "
     "batch and where some faces were left out"
 )
 REPORT_HELP = "What was done, as JSON; its notes say what was not done as asked, and what the method read in the faces"
@@ -51,10 +57,10 @@ class LoadRestorer(io.ComfyNode):
         return schema(
             node_id="BFR_LoadRestorer",
             display_name="Load Face Restorer",
-            category=CATEGORY,
+            category=RESTORE,
             description="Choose a restoration method, its size and its weights. The first ones in the list come with "
             "weights; the others need a file of yours in models/facerestore_models.",
-            search_aliases=["face restore model", "gfpgan", "codeformer"],
+            search_aliases=["face restore model", "gfpgan", "codeformer", "restoreformer", "face restoration model"],
             inputs=[
                 option(io.Combo, "method", options=method_choices(), tooltip="Method and size"),
                 option(
@@ -84,11 +90,11 @@ class RestoreFaces(io.ComfyNode):
         """Describe the node."""
         return schema(
             node_id="BFR_RestoreFaces",
-            display_name="Restore Faces",
-            category=CATEGORY,
+            display_name="Face Restoration",  # the page ranks titles that begin with what was typed first
+            category=RESTORE,
             description="Find the faces in every image, restore them and put them back. Everything outside the faces "
             "stays exactly as it was.",
-            search_aliases=["face restoration", "gfpgan", "codeformer", "face fix", "face enhance", "old photo"],
+            search_aliases=FACE_ALIASES,
             inputs=[
                 io.Image.Input("image", tooltip="One image or a batch, of any size"),
                 option(
@@ -179,7 +185,7 @@ def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:
     Args:
         seed: of the node.
         count: how many faces there are.
-        crops: where they were cut from: they are then seeded as Restore Faces does, by their image and their place
+        crops: where they were cut from: they are then seeded as Face Restoration does, by their image and their place
             among all faces that were found in it.
 
     Raises:
@@ -199,7 +205,7 @@ def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:
 
 
 def batch_report(loaded: LoadedRestorer, run: Runtime, seconds: float, **said: Any) -> str:
-    """Return what was done to a batch as JSON, in the form of Restore Faces: one entry, with the keys that apply.
+    """Return what was done to a batch as JSON, in the form of Face Restoration: one entry, with the keys that apply.
 
     Args:
         loaded: what did it.
@@ -238,7 +244,7 @@ def method_node(method: Method) -> type[io.ComfyNode]:
             return schema(
                 node_id=f"BFR_Restore_{method.id}",
                 display_name=f"Restore Aligned Faces ({method.title})",
-                category=CATEGORY,
+                category=RESTORE,
                 description=f"{method.summary} Takes aligned faces of {size} px, from Align Faces, not whole images. "
                 + " ".join(f"{paper.title}, {paper.section}." for paper in method.papers),
                 search_aliases=[method.id, method.title, "face restoration"],
