@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import ComfyExtension, InputImpl, io, ui
 
-__all__ = ["ComfyExtension", "InputImpl", "boxes_input", "boxes_output", "io", "option", "schema", "ui"]
+__all__ = [
+    "ComfyExtension",
+    "InputImpl",
+    "boxes_input",
+    "boxes_output",
+    "dynamic_combo",
+    "io",
+    "option",
+    "schema",
+    "ui",
+]
 
 _NEWER = {"search_aliases"}
 """Fields of Schema that 0.8 lacks. Named one by one, so that a misspelt field is an error and not left out."""
@@ -26,6 +37,15 @@ def option(kind: Any, name: str, *, advanced: bool = False, **fields: Any) -> An
     if advanced and "advanced" in inspect.signature(kind.Input.__init__).parameters:
         fields["advanced"] = True
     return kind.Input(name, **fields)
+
+
+def dynamic_combo(name: str, choices: Mapping[str, Sequence[Any]], *, tooltip: str) -> Any:
+    """Build an optional combo whose choice decides which further widgets there are.
+
+    Its value comes as a dictionary: the choice under `name`, and each widget under its own name.
+    """
+    options = [io.DynamicCombo.Option(key, list(inputs)) for key, inputs in choices.items()]
+    return io.DynamicCombo.Input(name, options=options, optional=True, tooltip=tooltip)
 
 
 _BoundingBox = io.Custom("BOUNDING_BOX")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from ..bfr_core.compose.within import check_within, outside, within_of
 from ..bfr_core.errors import InputMediaError, SettingsError
 from ..bfr_core.faces.select import select_faces
-from ..bfr_core.registry import Config, Method, Param
+from ..bfr_core.registry import Method
 from ..bfr_core.restoration.faces import FaceBatch, restore_crops
 from ..bfr_core.restoration.options import COLOURS, COLOURS_HELP, Colours, RestoreOptions
 from ..bfr_core.restoration.photo import restore_photos
@@ -25,6 +27,7 @@ from .host import check_cancel, join_image, runtime, split_image, to_host
 from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_choices, restorer_files
 from .own import input_kind
 from .people import person_in
+from .settings import chosen_settings, default_config, fidelity_input, param_input, settings_input
 from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket, RestorerSocket
 
 SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
@@ -40,6 +43,15 @@ def colours_input() -> Any:
     """Return the widget of whose colours restored faces have; graphs that were saved without it run as before."""
     return option(io.Combo, "colours", options=list(COLOURS), default="auto", optional=True, advanced=True,
                   tooltip=COLOURS_HELP)  # fmt: skip
+
+
+def within_input(how_many: str) -> Any:
+    """Return the socket of where restoring may show."""
+    return io.Mask.Input(
+        "mask", optional=True,
+        tooltip=f"Where restoring may show: 1 in full, 0 not at all. {how_many}A face outside is left alone, and the "
+        "pixels there stay as they were",
+    )  # fmt: skip
 
 
 class LoadRestorer(io.ComfyNode):
@@ -122,6 +134,9 @@ class RestoreFaces(io.ComfyNode):
                     "has more to choose",
                 ),
                 colours_input(),
+                within_input("One, or one for each image. "),
+                fidelity_input(),
+                settings_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The images with their faces restored"),
@@ -147,22 +162,31 @@ class RestoreFaces(io.ComfyNode):
         boxes: Any = None,
         person: torch.Tensor | None = None,
         colours: Colours = "auto",
+        mask: torch.Tensor | None = None,
+        fidelity: float = 0.5,
+        settings: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Restore every frame."""
         frames, alpha = split_image(image)
         loaded = restorer or get_restorer(method)
+        chosen = chosen_settings(loaded, fidelity, settings)
+        within = None if mask is None else check_within(mask, len(frames)).expand(len(frames), -1, -1)
         if faces is None or person is not None:
             detector = detector or get_detector()
         people = None if person is None else person_in(person, detector)
         found = resolve_faces(frames, detector, faces, boxes, threshold)
         options = RestoreOptions(
-            strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people, colours=colours
-        )
+            strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people, colours=colours,
+            settings=chosen,
+        )  # fmt: skip
         # With a person, as many as there may be: who is who is seen frame by frame.
-        total = sum(len(select_faces(there, max_faces=max_faces, min_size=min_size)[0]) for there in found)
+        total = 0
+        for index, there in enumerate(found):
+            left = {} if within is None else outside(there, within_of(within, index, frames.shape[-2:]))
+            total += len(select_faces(there, max_faces=max_faces, min_size=min_size, left=left)[0])
         run = runtime(loaded.managed, total)
         out, masks, reports = torch.empty_like(frames), torch.zeros(len(frames), *frames.shape[-2:]), []
-        made = restore_photos(frames, loaded.restorer, faces=found, options=options, runtime=run)
+        made = restore_photos(frames, loaded.restorer, faces=found, options=options, runtime=run, within=within)
         for index, result in enumerate(made):
             check_cancel()
             out[index], masks[index] = result.image, result.mask
@@ -211,11 +235,6 @@ def batch_report(loaded: LoadedRestorer, run: Runtime, seconds: float, **said: A
     by = {"method": loaded.restorer.method.id, "config": loaded.restorer.config.name}
     entry = {**by, **said, "notes": run.notes, "seconds": {"restore": round(seconds, 4)}}
     return json.dumps([entry], indent=1)
-
-
-def default_config(method: Method) -> Config:
-    """Return the config that a node uses where no restorer is connected: the first with weights of its own."""
-    return next((config for config in method.configs if config.embedded), method.configs[0])
 
 
 def default_choice(method: Method) -> str:
@@ -305,17 +324,3 @@ def method_node(method: Method) -> type[io.ComfyNode]:
 
     RestoreAligned.__name__ = RestoreAligned.__qualname__ = f"BFR_Restore_{method.id}"
     return RestoreAligned
-
-
-def param_input(param: Param) -> Any:
-    """Make the widget of a method's setting."""
-    if param.choices:
-        return option(io.Combo, param.name, options=list(param.choices), default=param.default, tooltip=param.help)
-    if isinstance(param.default, bool):
-        return option(io.Boolean, param.name, default=param.default, tooltip=param.help)
-    kind = io.Int if isinstance(param.default, int) else io.Float
-    limits = {"min": param.low, "max": param.high, "step": param.step}
-    fields = {name: value for name, value in limits.items() if value is not None}
-    if kind is io.Int:
-        fields = {name: int(value) for name, value in fields.items()}
-    return option(kind, param.name, default=param.default, tooltip=param.help, **fields)

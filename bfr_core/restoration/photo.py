@@ -8,7 +8,7 @@ come through here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..compose.paste import composite
+from ..compose.within import check_within, keep_outside, outside, within_of
 from ..errors import InputMediaError, SettingsError
 from ..faces.align import align_faces, sample, whole_crop
 from ..faces.select import numbered, select_faces
@@ -23,6 +24,7 @@ from ..registry import MASK, Method
 from ..restorer import Restorer, face_seed, whole_picture
 from ..runtime import Runtime
 from ..types import Face, FaceCrop, FaceReport, RestoreReport
+from .clock import Clock
 from .faces import FaceBatch, restore_crops
 from .options import RestoreOptions, colours_of
 
@@ -58,10 +60,11 @@ def restore_photo(
     runtime: Runtime | None = None,
     frame_index: int = 0,
     mask: Tensor | None = None,
+    within: Tensor | None = None,
 ) -> Restored:
     """Restore the faces of one picture.
 
-    Shapes: frame (3, H, W) float32 RGB in [0, 1]; mask (H, W) in [0, 1].
+    Shapes: frame (3, H, W) float32 RGB in [0, 1]; mask (H, W) in [0, 1]; within (h, w) in [0, 1], brought to the frame.
 
     Args:
         frame: the picture; not changed. Values slightly outside [0, 1] are kept outside the faces.
@@ -72,6 +75,7 @@ def restore_photo(
         runtime: where to run.
         frame_index: number of the picture in its batch; part of the seed.
         mask: where in the picture the method's guidance may act, for methods that take a mask.
+        within: where in the picture restoring may show, with any method; a face that lies outside is left alone.
 
     Raises:
         InputMediaError: the frame or the mask cannot be used.
@@ -81,8 +85,9 @@ def restore_photo(
     given = None if faces is None else [faces]
     masks = None if mask is None else [mask]
     made = restore_photos(
-        [frame], restorer, detector, faces=given, options=options, runtime=runtime, first=frame_index, masks=masks
-    )
+        [frame], restorer, detector, faces=given, options=options, runtime=runtime, first=frame_index, masks=masks,
+        within=None if within is None else [within],
+    )  # fmt: skip
     return next(iter(made))
 
 
@@ -96,12 +101,13 @@ def restore_photos(
     runtime: Runtime | None = None,
     first: int = 0,
     masks: Sequence[Tensor] | None = None,
+    within: Sequence[Tensor] | None = None,
 ) -> Iterator[Restored]:
     """Restore the faces of pictures; the crops of several fill one batch of the network.
 
     A picture's result does not depend on the others. Held at once are the pictures that wait for a batch to be full.
 
-    Shapes: frames (3, H, W) each, of any sizes; masks (H, W) as their frames.
+    Shapes: frames (3, H, W) each, of any sizes; masks (H, W) as their frames; within (h, w) of any size.
 
     Args:
         frames: the pictures; see `restore_photo` for these and the other arguments.
@@ -112,6 +118,7 @@ def restore_photos(
         runtime: where to run; its progress counts faces of the pictures that were taken so far.
         first: number of the first picture in its batch; part of the seeds.
         masks: for each picture.
+        within: for each picture.
 
     Yields:
         What became of each picture, in order.
@@ -135,7 +142,7 @@ def restore_photos(
     done = 0
     for number, frame in enumerate(frames):
         runtime.check_cancel()
-        photo = _Photo(frame, first + number, restorer, options)
+        photo = _Photo(frame, first + number, restorer, options, None if within is None else within[number])
         photo.find(detector, None if faces is None else faces[number])
         if masks is not None:
             photo.limit(taken, masks[number])
@@ -198,7 +205,7 @@ def restore_whole(
     options.check()
     check_frame(frame)
     check_whole(restorer.method, options)
-    clock = _Clock()
+    clock = Clock()
     inside = frame.clamp(0, 1)
     seeds = [face_seed(options.seed, frame_index, 0)]
     batch = FaceBatch(inside[None], seeds, settings=options.settings, colours=options.colours, whole=True)
@@ -287,15 +294,19 @@ def _report(restorer: Restorer, options: RestoreOptions, detector: str, runtime:
 class _Photo:
     """One picture on its way: its faces, who of them is chosen, and what becomes of them."""
 
-    def __init__(self, frame: Tensor, number: int, restorer: Restorer, options: RestoreOptions) -> None:
+    def __init__(
+        self, frame: Tensor, number: int, restorer: Restorer, options: RestoreOptions, within: Tensor | None = None
+    ) -> None:
         check_frame(frame)
         self.frame, self.number, self.restorer, self.options = frame, number, restorer, options
+        height, width = frame.shape[-2:]
+        self.within = None if within is None else within_of(check_within(within, 1), 0, (height, width))
         self.detector = "none"
         self.found: list[Face] = []
         self.chosen = _Chosen({}, {})
         self.inputs: dict[str, Tensor] = {}
         self.restored: dict[int, Tensor] = {}
-        self.clock = _Clock()
+        self.clock = Clock()
         self.aligned = False
 
     def find(self, detector: Detector | None, faces: Sequence[Face] | None) -> None:
@@ -309,8 +320,9 @@ class _Photo:
         self.clock.lap("detect")
         self.found = numbered(faces or ())
         size, number = self.restorer.size, self.number
+        left = {} if self.within is None else outside(self.found, self.within)
         self.chosen = _choose(
-            self.found, lambda some: align_faces(inside, some, size, frame_index=number), self.options
+            self.found, lambda some: align_faces(inside, some, size, frame_index=number), self.options, left
         )
         self.clock.lap("align")
 
@@ -366,6 +378,8 @@ class _Photo:
             image, mask = _blend_whole(self.frame, results[0], options.strength)
         else:
             image, mask = self.frame.clone(), torch.zeros(self.frame.shape[-2:])
+        if self.within is not None:
+            image, mask = keep_outside(self.frame, image, mask, self.within)
         self.clock.lap("composite")
         report = _report(self.restorer, options, self.detector, runtime)
         report.faces = [self.chosen.report(self.number, index, face) for index, face in enumerate(self.found)]
@@ -437,14 +451,19 @@ class _Chosen:
         )
 
 
-def _choose(found: Sequence[Face], align: Callable[[list[Face]], list[FaceCrop]], options: RestoreOptions) -> _Chosen:
-    """Choose whom to restore, and cut out no face that nobody looks at."""
+def _choose(
+    found: Sequence[Face],
+    align: Callable[[list[Face]], list[FaceCrop]],
+    options: RestoreOptions,
+    left: Mapping[int, str] | None = None,
+) -> _Chosen:
+    """Choose whom to restore, and cut out no face that nobody looks at; some may be left out before, and why."""
     min_size, max_faces = options.min_size, options.max_faces
     if options.people is None:
-        faces, reasons = select_faces(found, min_size=min_size, max_faces=max_faces)
+        faces, reasons = select_faces(found, min_size=min_size, max_faces=max_faces, left=left)
         there = [index for index in range(len(found)) if index not in reasons]
         return _Chosen(dict(zip(there, align(faces), strict=True)), reasons)
-    candidates, reasons = select_faces(found, min_size=min_size)
+    candidates, reasons = select_faces(found, min_size=min_size, left=left)
     there = [index for index in range(len(found)) if index not in reasons]
     crops = dict(zip(there, align(candidates), strict=True))
     images = [crop.image for crop in crops.values()]
@@ -465,22 +484,3 @@ def _blend_whole(frame: Tensor, face: Tensor, strength: float) -> tuple[Tensor, 
         face = torch.nn.functional.interpolate(face[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
     mask = torch.full(frame.shape[-2:], strength)
     return (torch.lerp(frame, face, strength) if strength else frame.clone()), mask
-
-
-class _Clock:
-    """Seconds since the last lap, added up by name."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str = "") -> None:
-        """Begin the next lap; the one that ends counts for `name`, or for nothing."""
-        now = time.perf_counter()
-        if name:
-            self.add(name, now - self._last)
-        self._last = now
-
-    def add(self, name: str, seconds: float) -> None:
-        """Count seconds for a name."""
-        self.laps[name] = round(self.laps.get(name, 0.0) + seconds, 4)

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,75 +21,10 @@ import numpy as np
 import pytest
 import torch
 from fake_host import FakeHost, Pack, execute
-from tiny_nodes import SIZE, load, synthetic
+from tiny_nodes import SIZE, load, node_list, pictures, refused, synthetic
 
 PROJECT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).parent / "node_schemas.json"
-PARTS = ("what", "found", "kept", "todo")
-
-
-@pytest.fixture(scope="module", params=["new", "old"])
-def setting(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[FakeHost, Pack]]:
-    with FakeHost(tmp_path_factory.mktemp("host"), newer=request.param == "new") as host:
-        yield host, host.load(PROJECT)
-
-
-@pytest.fixture
-def host(setting: tuple[FakeHost, Pack]) -> Iterator[FakeHost]:
-    host = setting[0]
-    host.progress.clear()
-    host.loaded.clear()
-    yield host
-    host.cancel_after = None
-
-
-@pytest.fixture
-def pack(setting: tuple[FakeHost, Pack], host: FakeHost) -> Pack:
-    return setting[1]
-
-
-@pytest.fixture
-def nodes(pack: Pack) -> dict[str, Any]:
-    return {node.define_schema().node_id: node for node in node_list(pack)}
-
-
-@pytest.fixture
-def tiny(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A detector that finds one face in every frame that is not black, and a restorer that inverts it."""
-    detect, restore, types = (pack.module(name) for name in ("nodes.detect", "nodes.restore", "bfr_core.types"))
-    box = (20.0, 20.0, 60.0, 60.0)
-    face = types.Face(box, pack.module("bfr_core.faces.align").points_from_box(box), 0.9)
-
-    def find(frames: torch.Tensor, *, threshold: float | None = None) -> list[list[Any]]:
-        return [[face] if frame.mean() > 0.01 else [] for frame in frames]
-
-    detector = SimpleNamespace(name="tiny", detect=find)
-    method = synthetic(pack)
-    loaded = load(pack, method)
-    for module in (detect, restore):
-        monkeypatch.setattr(module, "get_detector", lambda *_: detector)
-    monkeypatch.setattr(restore, "get_restorer", lambda *_: loaded)
-    return SimpleNamespace(detector=detector, restorer=loaded, face=face, method=method)
-
-
-def node_list(pack: Pack) -> list[Any]:
-    extension = asyncio.run(pack.root.comfy_entrypoint())
-    return asyncio.run(extension.get_node_list())
-
-
-def pictures(count: int, channels: int = 3, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(count)
-    return (torch.rand(count, 80, 96, channels, generator=generator) * 0.5 + 0.2).to(dtype)
-
-
-def refused(pack: Pack, kind: str, node: Any, **inputs: Any) -> Any:
-    """Return the error of our tree that a node must raise, with its four parts."""
-    with pytest.raises(getattr(pack.module("bfr_core.errors"), kind)) as caught:
-        execute(node, **inputs)
-    assert all(getattr(caught.value, part).strip() for part in PARTS)
-    return caught.value
 
 
 # --- loading ---------------------------------------------------------------------------------------------------
@@ -200,6 +134,9 @@ def describe(nodes: dict[str, Any]) -> dict[str, Any]:
 
     def described(item: Any) -> dict[str, Any]:
         given = {name: item.fields[name] for name in fields if item.fields.get(name) is not None}
+        if item.io_type == "COMFY_DYNAMICCOMBO_V3":
+            given["widgets"] = {one.key: [described(widget) for widget in one.inputs] for one in item.options}
+            given["options"] = list(given["widgets"])
         return {"name": item.id, "type": item.io_type, "optional": bool(item.optional), **given}
 
     found = {}

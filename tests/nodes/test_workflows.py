@@ -11,7 +11,8 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 SCHEMAS = json.loads((Path(__file__).parent / "node_schemas.json").read_text("utf-8"))
 NAMES = sorted(path.stem for path in (PROJECT / "workflows").glob("*.json"))
-WIDGETS = ("COMBO", "INT", "FLOAT", "BOOLEAN", "STRING")
+WIDGETS = ("COMBO", "INT", "FLOAT", "BOOLEAN", "STRING", "COMFY_DYNAMICCOMBO_V3")
+"""A dynamic combo at its first choice has no further widgets."""
 SPACE = 20
 """Least distance between two nodes, in the units of the canvas; a title is drawn above its node."""
 TITLE = 30

@@ -1,0 +1,91 @@
+"""What Restore Faces offers beside the method: its dial, its own settings, and where restoring may show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from fake_host import FakeHost, Pack, execute
+from tiny_nodes import pictures, refused
+
+NODE = "BFR_RestoreFaces"
+
+
+def settings_of(nodes: dict[str, Any], name: str = NODE) -> Any:
+    return next(item for item in nodes[name].define_schema().inputs if item.id == "settings")
+
+
+def used(tiny: Any) -> dict[str, Any]:
+    return tiny.method.stages["seen"][-1][0]
+
+
+def test_every_method_shows_its_own_settings(nodes: dict[str, Any], pack: Pack) -> None:
+    item = settings_of(nodes)
+    assert item.optional
+    known = pack.module("bfr_core.registry").methods()
+    default_config = pack.module("nodes.settings").default_config
+    choices = {one.key: one.inputs for one in item.options}
+    assert next(iter(choices)) == "as published" and not choices["as published"]
+    for name, method in known.items():
+        declared = {param.name: param for param in method.params_of(default_config(method))}
+        assert "fidelity" in declared, f"{name} has no dial"
+        del declared["fidelity"]
+        assert (name in choices) == bool(declared)
+        for widget in choices.get(name, ()):
+            assert widget.optional, "a prompt says what it changes, and no more"
+            assert widget.default == declared[widget.id].default
+            assert widget.tooltip == declared[widget.id].help
+        assert [widget.id for widget in choices.get(name, ())] == list(declared)
+
+
+def test_settings_reach_the_method(nodes: dict[str, Any], tiny: Any, pack: Pack) -> None:
+    image = pictures(1)
+    plain = {"weight": 0.5, "steps": 4, "tiled": False, "mode": "soft"}
+    for given, expected in (
+        (None, plain),
+        ({"settings": "as published"}, plain),
+        ({"settings": "probe", "steps": 9, "mode": "hard"}, plain | {"steps": 9, "mode": "hard"}),
+        # As hosts give what a prompt left out.
+        ({"settings": "probe", "steps": None, "weight": 0.1}, plain | {"weight": 0.1}),
+        ({"settings": None}, plain),
+    ):
+        execute(nodes[NODE], image=image, method="any", settings=given)
+        assert used(tiny) == expected
+    error = refused(pack, "SettingsError", nodes[NODE], image=image, method="any", settings={"settings": "clr_face"})
+    assert "CLR-Face" in error.found and "Probe" in error.found
+    refused(pack, "SettingsError", nodes[NODE], image=image, method="any", settings={"settings": "probe", "steps": 0})
+
+
+def test_the_dial_reaches_the_method(nodes: dict[str, Any], tiny: Any, pack: Pack) -> None:
+    # A method of a test has no dial: left where it is, nobody asks for one.
+    execute(nodes[NODE], image=pictures(1), method="any", fidelity=0.5)
+    error = refused(pack, "SettingsError", nodes[NODE], image=pictures(1), method="any", fidelity=0.75)
+    assert "fidelity" in error.what
+    item = next(item for item in nodes[NODE].define_schema().inputs if item.id == "fidelity")
+    assert (item.default, item.min, item.max, item.optional) == (0.5, 0.0, 1.0, True)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_mask_limits_what_shows(count: int, nodes: dict[str, Any], tiny: Any) -> None:
+    image = pictures(count)
+    plain, shown, *_ = execute(nodes[NODE], image=image, method="any")
+    for mask in (torch.zeros(80, 96), torch.zeros(1, 80, 96), torch.zeros(count, 80, 96), torch.zeros(1, 40, 48)):
+        mask[..., : mask.shape[-1] // 2] = 1
+        out, replaced, *_ = execute(nodes[NODE], image=image, method="any", mask=mask)
+        assert torch.equal(out[:, :, 50:], image[:, :, 50:])
+        assert torch.equal(out[:, :, :46], plain[:, :, :46])
+        assert not replaced[:, :, 50:].any() and torch.equal(replaced[:, :, :46], shown[:, :, :46])
+
+
+def test_faces_outside_a_mask_are_told_of(nodes: dict[str, Any], tiny: Any, host: FakeHost, pack: Pack) -> None:
+    image, mask = pictures(2), torch.zeros(2, 80, 96)
+    mask[1] = 1
+    out, _, _, report = execute(nodes[NODE], image=image, method="any", mask=mask)
+    assert torch.equal(out[0], image[0]) and not torch.equal(out[1], image[1])
+    assert [entry["faces"][0]["action"] for entry in json.loads(report)] == ["kept", "restored"]
+    assert "mask" in json.loads(report)[0]["faces"][0]["reason"]
+    assert host.progress[-1] == (1, 1), "the bar counts faces that are restored"
+    error = refused(pack, "InputMediaError", nodes[NODE], image=image, method="any", mask=torch.ones(3, 80, 96))
+    assert "3 masks for 2 pictures" in error.found
