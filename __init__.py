@@ -3,6 +3,8 @@
 Nothing is imported here: a broken or absent host must not keep the library, the tests or other packs from loading.
 """
 
+WEB_DIRECTORY = "./web"
+
 
 async def comfy_entrypoint():
     """Return the extension that ComfyUI asks for."""

@@ -39,13 +39,15 @@ def option(kind: Any, name: str, *, advanced: bool = False, **fields: Any) -> An
     return kind.Input(name, **fields)
 
 
-def dynamic_combo(name: str, choices: Mapping[str, Sequence[Any]], *, tooltip: str) -> Any:
+def dynamic_combo(name: str, choices: Mapping[str, Sequence[Any]], *, labels: Mapping[str, str], tooltip: str) -> Any:
     """Build an optional combo whose choice decides which further widgets there are.
 
-    Its value comes as a dictionary: the choice under `name`, and each widget under its own name.
+    Its value comes as a dictionary: the choice under `name`, and each widget under its own name. `labels` are what
+    pages show in place of the choices (`web/labels.js`).
     """
     options = [io.DynamicCombo.Option(key, list(inputs)) for key, inputs in choices.items()]
-    return io.DynamicCombo.Input(name, options=options, optional=True, tooltip=tooltip)
+    extra = {"labels": dict(labels)}
+    return io.DynamicCombo.Input(name, options=options, optional=True, tooltip=tooltip, extra_dict=extra)
 
 
 _BoundingBox = io.Custom("BOUNDING_BOX")

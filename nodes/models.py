@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..bfr_core.errors import SettingsError, WeightsError
 from ..bfr_core.models.loader import file_time, load
 from ..bfr_core.models.registry import get_spec, specs
 from ..bfr_core.registry import get_method, methods
+from .compat import io, option
 from .host import FOLDERS, Managed, device, model_files, model_folders, model_path
 
 if TYPE_CHECKING:
@@ -55,6 +56,24 @@ def method_choices(*, embedded_only: bool = False) -> list[str]:
     pairs = [(method, config) for method in methods().values() for config in method.configs]
     pairs.sort(key=lambda pair: (not pair[1].embedded, not pair[0].default))
     return [f"{method.id}/{config.name}" for method, config in pairs if config.embedded or not embedded_only]
+
+
+def method_labels() -> dict[str, str]:
+    """Return what people read in place of each of `method_choices`: its title, and what to expect of it in one line."""
+    labels = {}
+    for method in methods().values():
+        for config in method.configs:
+            known = config.embedded and method.traits
+            labels[f"{method.id}/{config.name}"] = f"{method.title}: {method.traits if known else config.title}"
+    return labels
+
+
+def method_input(tooltip: str, *, embedded_only: bool = True) -> Any:
+    """Return the widget of which method restores; pages show the labels of the choices."""
+    labels, choices = method_labels(), method_choices(embedded_only=embedded_only)
+    shown = {choice: labels[choice] for choice in choices}
+    told = "".join(f"\n- {label} ({choice})" for choice, label in shown.items())
+    return option(io.Combo, "method", options=choices, tooltip=f"{tooltip}{told}", extra_dict={"labels": shown})
 
 
 def files_of(role: str) -> list[str]:

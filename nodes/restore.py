@@ -24,7 +24,7 @@ from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .detect import resolve_faces
 from .host import check_cancel, join_image, runtime, split_image, to_host
-from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_choices, restorer_files
+from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_input, restorer_files
 from .own import input_kind
 from .people import person_in
 from .settings import chosen_settings, default_config, fidelity_input, param_input, settings_input
@@ -68,7 +68,7 @@ class LoadRestorer(io.ComfyNode):
             "weights; the others need a file of yours in models/facerestore_models.",
             search_aliases=["face restore model", "gfpgan", "codeformer"],
             inputs=[
-                option(io.Combo, "method", options=method_choices(), tooltip="Method and size"),
+                method_input("Method and size", embedded_only=False),
                 option(
                     io.Combo, "weights", options=restorer_files(),
                     tooltip="embedded: the weights of the pack; else a file in models/facerestore_models",
@@ -103,10 +103,7 @@ class RestoreFaces(io.ComfyNode):
             search_aliases=["face restoration", "gfpgan", "codeformer", "face fix", "face enhance", "old photo"],
             inputs=[
                 io.Image.Input("image", tooltip="One image or a batch, of any size"),
-                option(
-                    io.Combo, "method", options=method_choices(embedded_only=True),
-                    tooltip="How to restore; a connected restorer takes its place",
-                ),
+                method_input("How to restore; a connected restorer takes its place"),
                 option(
                     io.Float, "strength", default=1.0, min=0.0, max=1.0, step=0.01,
                     tooltip="0 keeps the image, 1 shows the restored face in full",

@@ -69,6 +69,7 @@ def settings_input() -> Any:
     return dynamic_combo(
         "settings",
         choices,
+        labels={name: methods()[name].title for name in choices if name != AS_PUBLISHED},
         tooltip="as published: those of the weights. A method: its settings as widgets, for when that method restores; "
         "they begin where its compact weights do",
     )

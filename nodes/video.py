@@ -14,7 +14,7 @@ from ..bfr_core.video.encode import ENCODERS, EncodeSettings
 from ..bfr_core.video.reader import ON_DAMAGE, OnDamage
 from .compat import io, option, schema
 from .host import FilmBar, film_runtime, join_image, side_by_side, split_image
-from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, method_choices
+from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, method_input
 from .people import person_in
 from .restore import SEED, SEED_HELP, colours_input
 from .types import CATEGORY, DetectorSocket, RestorerSocket, TrackChoice, TracksSocket
@@ -56,10 +56,7 @@ def damage_input() -> Any:
 def settings_inputs() -> list[Any]:
     """Return the widgets of how to restore, which films and frames share."""
     return [
-        option(
-            io.Combo, "method", options=method_choices(embedded_only=True),
-            tooltip="How to restore; a connected restorer takes its place",
-        ),
+        method_input("How to restore; a connected restorer takes its place"),
         option(
             io.Float, "strength", default=1.0, min=0.0, max=1.0, step=0.01,
             tooltip="0 keeps the video, 1 shows the restored faces in full",

@@ -89,3 +89,55 @@ def test_faces_outside_a_mask_are_told_of(nodes: dict[str, Any], tiny: Any, host
     assert host.progress[-1] == (1, 1), "the bar counts faces that are restored"
     error = refused(pack, "InputMediaError", nodes[NODE], image=image, method="any", mask=torch.ones(3, 80, 96))
     assert "3 masks for 2 pictures" in error.found
+
+
+def test_choices_of_methods_have_labels_for_people(nodes: dict[str, Any], pack: Pack) -> None:
+    known = pack.module("bfr_core.registry").methods()
+    for name, everything in (
+        (NODE, False),
+        ("BFR_LoadRestorer", True),
+        ("BFR_RestoreFacesInVideo", False),
+        ("BFR_RestoreFacesInFrames", False),
+    ):
+        item = next(item for item in nodes[name].define_schema().inputs if item.id == "method")
+        labels = item.extra_dict["labels"]
+        assert list(labels) == item.options, "graphs keep the choices, pages show their labels"
+        assert len(set(labels.values())) == len(labels)
+        assert ("irn/paper" in labels) == everything
+        for choice, label in labels.items():
+            method, config = choice.split("/")
+            assert label.startswith(f"{known[method].title}: ")
+            assert label in item.tooltip, "pages that cannot show labels tell them here"
+            if known[method].config(config).embedded:
+                assert known[method].traits and label.endswith(known[method].traits)
+    settings = settings_of(nodes)
+    assert settings.extra_dict["labels"]["clr_face"] == known["clr_face"].title
+    assert set(settings.extra_dict["labels"]) == {one.key for one in settings.options} - {"as published"}
+
+
+def test_errors_are_called_by_words(nodes: dict[str, Any], tiny: Any, pack: Pack) -> None:
+    """A host shows module, name and message of an error, the module not where it is `builtins`."""
+    errors = pack.module("bfr_core.errors")
+    for kind, words, inputs in (
+        ("SettingsError", "Settings error", {"settings": {"settings": "clr_face"}}),
+        ("InputMediaError", "Input media error", {"mask": torch.ones(3, 80, 96)}),
+    ):
+        with pytest.raises(getattr(errors, kind)) as caught:
+            execute(nodes[NODE], image=pictures(1), method="any", **inputs)
+        assert (caught.type.__module__, caught.type.__qualname__) == ("builtins", words)
+        assert caught.traceback[-1].name in ("chosen_settings", "check_within"), "it still says where it comes from"
+
+
+def test_other_errors_pass_as_they_are(nodes: dict[str, Any], tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(BaseException):
+        pass
+
+    for planned in (Stop("stop"), torch.OutOfMemoryError("full"), ValueError("strange")):
+
+        def fail(*_: Any, **__: Any) -> Any:
+            raise planned  # noqa: B023  called within the loop
+
+        monkeypatch.setattr(tiny.detector, "detect", fail)
+        with pytest.raises(type(planned)) as caught:
+            execute(nodes[NODE], image=pictures(1), method="any")
+        assert caught.value is planned and caught.type is type(planned)
