@@ -16,6 +16,21 @@ from .models import get_detector
 from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket
 
 
+def check_faces(faces: Faces, images: int) -> None:
+    """Refuse faces of another number of images.
+
+    Raises:
+        InputMediaError: they are.
+    """
+    if len(faces) != images:
+        raise InputMediaError(
+            "Cannot use these faces",
+            found=f"they were found in {len(faces)} images, but {images} images came in; expected as many",
+            kept="The images are unchanged",
+            todo="Connect the same image to Detect Faces and to this node",
+        )
+
+
 def resolve_faces(
     frames: torch.Tensor, detector: Any, faces: Faces | None, boxes: Any, threshold: float = 0.0
 ) -> Faces:
@@ -25,13 +40,7 @@ def resolve_faces(
         InputMediaError: faces or boxes belong to another number of frames.
     """
     if faces is not None:
-        if len(faces) != len(frames):
-            raise InputMediaError(
-                "Cannot use these faces",
-                found=f"they were found in {len(faces)} images, but {len(frames)} images came in; expected as many",
-                kept="The images are unchanged",
-                todo="Connect the same image to Detect Faces and to this node",
-            )
+        check_faces(faces, len(frames))
         return faces
     given = None if boxes is None else core_boxes.to_faces(boxes, len(frames))
     finder = detector or get_detector()

@@ -40,11 +40,10 @@ def param_input(param: Param, *, optional: bool = False) -> Any:
     if isinstance(param.default, bool):
         return option(io.Boolean, param.name, **fields)
     kind = io.Int if isinstance(param.default, int) else io.Float
-    limits = {"min": param.low, "max": param.high, "step": param.step}
-    limits = {name: value for name, value in limits.items() if value is not None}
-    if kind is io.Int:
-        limits = {name: int(value) for name, value in limits.items()}
-    return option(kind, param.name, **fields, **limits)
+    for name, value in (("min", param.low), ("max", param.high), ("step", param.step)):
+        if value is not None:
+            fields[name] = int(value) if kind is io.Int else value
+    return option(kind, param.name, **fields)
 
 
 def fidelity_input() -> Any:

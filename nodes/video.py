@@ -8,19 +8,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..bfr_core.compose.within import check_within
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.restoration.options import Colours, colours_of
 from ..bfr_core.video.encode import ENCODERS, EncodeSettings
 from ..bfr_core.video.reader import ON_DAMAGE, OnDamage
 from .compat import io, option, schema
+from .detect import check_faces
 from .host import FilmBar, film_runtime, join_image, side_by_side, split_image
 from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, method_input
 from .people import person_in
-from .restore import SEED, SEED_HELP, colours_input
-from .types import CATEGORY, DetectorSocket, RestorerSocket, TrackChoice, TracksSocket
+from .restore import SEED, SEED_HELP, colours_input, within_input
+from .settings import chosen_settings, fidelity_input, settings_input
+from .types import CATEGORY, DetectorSocket, Faces, FacesSocket, RestorerSocket, TrackChoice, TracksSocket
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..bfr_core.types import Face
     from ..bfr_core.video.choose import TrackSelection
+    from ..bfr_core.video.scan import GivenFaces
 
 _CODECS = ["auto", *(name for name in ENCODERS if name not in ("vp9", "prores"))]
 """Those that MP4 holds, and one that loses nothing."""
@@ -71,8 +78,37 @@ def settings_inputs() -> list[Any]:
     ]  # fmt: skip
 
 
+def more_inputs() -> list[Any]:
+    """Return what was added since 0.2.0 to the nodes of films and frames, the same for both."""
+    return [
+        within_input("One for all frames, or one for each. "),
+        FacesSocket.Input(
+            "faces", optional=True,
+            tooltip="From Detect Faces. Those of the first frame alone: restore these people, wherever they are seen. "
+            "Those of every frame: follow these faces and look for no others",
+        ),
+        fidelity_input(),
+        settings_input(),
+    ]  # fmt: skip
+
+
+def given_faces(faces: Faces | None) -> tuple[GivenFaces | None, list[Face] | None]:
+    """Return what is to be followed in place of what a detector finds, and whom of the first frame to restore."""
+    from ..bfr_core.video.scan import GivenFaces
+
+    if faces is None:
+        return None, None
+    return (None, faces[0]) if len(faces) == 1 else (GivenFaces(faces), None)
+
+
 def make_choice(
-    all_faces: bool, person: torch.Tensor | None, detector: Any, *, ids: Any = (), but: Any = ()
+    all_faces: bool,
+    person: torch.Tensor | None,
+    detector: Any,
+    *,
+    ids: Any = (),
+    but: Any = (),
+    faces: list[Face] | None = None,
 ) -> TrackSelection:
     """Return whom to restore.
 
@@ -82,6 +118,7 @@ def make_choice(
         detector: finds the face in the photo.
         ids: restore these tracks only, whatever the gate says.
         but: leave these tracks alone.
+        faces: of the first frame: restore these people only.
 
     Raises:
         InputMediaError: a photo shows no face.
@@ -90,7 +127,8 @@ def make_choice(
     from ..bfr_core.video.quality import QualityFilter
 
     people = None if person is None else person_in(person, detector)
-    return TrackSelection(people=people, ids=ids, except_ids=but, quality_filter=None if all_faces else QualityFilter())
+    gate = None if all_faces else QualityFilter()
+    return TrackSelection(people=people, ids=ids, except_ids=but, faces=faces, quality_filter=gate)
 
 
 class _Pairs:
@@ -150,6 +188,7 @@ class RestoreFacesInVideo(io.ComfyNode):
                     "person and on_damage are those of that node",
                 ),
                 colours_input(),
+                *more_inputs(),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="In the temp directory; Save Video copies it as it is"),
@@ -175,19 +214,28 @@ class RestoreFacesInVideo(io.ComfyNode):
         person: torch.Tensor | None = None,
         tracks: TrackChoice | None = None,
         colours: Colours = "auto",
+        mask: torch.Tensor | None = None,
+        faces: Faces | None = None,
+        fidelity: float = 0.5,
+        settings: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Analyse, render and join, or go on with it."""
         from ..bfr_core.video.plan import FilmModels, FilmOptions
         from ..bfr_core.video.render import RenderOptions
+        from ..bfr_core.video.scan import EVERY_FRAME, ScanOptions
         from .film import film_job, open_film, to_video
 
         loaded = restorer or get_restorer(method)
-        film = open_film(video)
+        chosen, within = chosen_settings(loaded, fidelity, settings), None if mask is None else check_within(mask)
+        film, scan = open_film(video), ScanOptions()
         if tracks is None:
             detector = detector or get_detector()
-            choice = make_choice(all_faces, person, detector)
+            given, first = given_faces(faces)
+            choice = make_choice(all_faces, person, detector, faces=first)
+            if given is not None:
+                detector, scan = given, EVERY_FRAME
         else:
-            _check_tracks(tracks, film.key, detector, person)
+            _check_tracks(tracks, film.key, detector, person=person, faces=faces)
             detector, choice, on_damage = tracks.detector, tracks.choice, tracks.on_damage
         encode = EncodeSettings(codec=codec, crf=crf)
         if film.from_memory and codec != "ffv1":
@@ -196,8 +244,11 @@ class RestoreFacesInVideo(io.ComfyNode):
             codec, pix_fmt = "h264" if codec == "auto" else codec, "yuv420p" if even else "yuv444p"
             encode = EncodeSettings(codec=codec, crf=crf, pix_fmt=pix_fmt)
         options = FilmOptions(
+            scan=scan,
             choice=choice,
-            render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker, colours=colours),
+            render=RenderOptions(
+                strength=strength, seed=seed, deflicker=deflicker, colours=colours, settings=chosen, within=within
+            ),
             encode=encode,
             on_damage=on_damage,
         )
@@ -216,7 +267,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         return io.NodeOutput(to_video(target), json.dumps(report.to_dict(), indent=1), join_image(pairs.image()))
 
 
-def _check_tracks(tracks: TrackChoice, key: str, detector: Any, person: torch.Tensor | None) -> None:
+def _check_tracks(tracks: TrackChoice, key: str, detector: Any, **others: Any) -> None:
     """Refuse a choice of tracks that is not of this video, or that another input contradicts.
 
     Raises:
@@ -229,7 +280,7 @@ def _check_tracks(tracks: TrackChoice, key: str, detector: Any, person: torch.Te
             kept="Nothing was started",
             todo="Connect the same video to Select Tracks and to this node",
         )
-    given = [name for name, value in (("person", person), ("detector", detector)) if value is not None]
+    given = [name for name, value in {**others, "detector": detector}.items() if value is not None]
     if given and not (given == ["detector"] and detector is tracks.detector):
         raise SettingsError(
             f"Two nodes say whom to restore by {' and '.join(given)}",
@@ -264,6 +315,7 @@ class RestoreFacesInFrames(io.ComfyNode):
                 DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
                 person_input(),
                 colours_input(),
+                *more_inputs(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The frames with their faces restored"),
@@ -285,20 +337,34 @@ class RestoreFacesInFrames(io.ComfyNode):
         detector: Any = None,
         person: torch.Tensor | None = None,
         colours: Colours = "auto",
+        mask: torch.Tensor | None = None,
+        faces: Faces | None = None,
+        fidelity: float = 0.5,
+        settings: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Restore the batch as one film."""
         from ..bfr_core.video.frames import restore_frames
         from ..bfr_core.video.plan import FilmModels, FilmOptions
         from ..bfr_core.video.render import RenderOptions
+        from ..bfr_core.video.scan import EVERY_FRAME, ScanOptions
 
         frames, alpha = split_image(image)
         loaded, detector = restorer or get_restorer(method), detector or get_detector()
-        choice = make_choice(all_faces, person, detector)
+        chosen = chosen_settings(loaded, fidelity, settings)
+        within = None if mask is None else check_within(mask, len(frames))
+        if faces is not None and len(faces) > 1:
+            check_faces(faces, len(frames))
+        given, first = given_faces(faces)
         options = FilmOptions(
-            choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker, colours=colours)
+            scan=ScanOptions() if given is None else EVERY_FRAME,
+            choice=make_choice(all_faces, person, detector, faces=first),
+            render=RenderOptions(
+                strength=strength, seed=seed, deflicker=deflicker, colours=colours, settings=chosen, within=within
+            ),
         )
         bar = FilmBar("analyse", "render", frames=len(frames))
-        models, run = FilmModels(loaded.restorer, detector, get_recogniser()), film_runtime(bar, loaded.managed)
+        models = FilmModels(loaded.restorer, given or detector, get_recogniser())
+        run = film_runtime(bar, loaded.managed)
         made = restore_frames(frames, frame_rate, models, options, run, on_progress=bar.on_progress)
         by = {
             "method": loaded.restorer.method.id,

@@ -18,10 +18,14 @@ _ROUNDED = 1e-3
 """By how much resampling takes values out of [0, 1]."""
 
 
-def check_within(masks: Tensor, pictures: int) -> Tensor:
+def check_within(masks: Tensor, pictures: int | None = None) -> Tensor:
     """Return masks of pictures as (M, h, w) float32 in [0, 1], M 1 or as many as there are pictures.
 
     Shapes: masks (h, w) or (M, h, w), of any size.
+
+    Args:
+        masks: 1 where restoring may show.
+        pictures: how many there are; None where nobody knows yet.
 
     Raises:
         InputMediaError: another shape or number, NaN, or values outside [0, 1].
@@ -31,7 +35,7 @@ def check_within(masks: Tensor, pictures: int) -> Tensor:
     found = ""
     if layers.ndim != 3 or 0 in layers.shape:
         found = f"found shape {tuple(masks.shape)}; expected (masks, height, width)"
-    elif len(layers) not in (1, pictures):
+    elif pictures is not None and len(layers) not in (1, pictures):
         found = f"found {len(layers)} masks for {pictures} pictures; expected one for all, or one each"
     elif not bool(((layers >= -_ROUNDED) & (layers <= 1 + _ROUNDED)).all()):
         found = f"found values from {layers.min().item():g} to {layers.max().item():g}; expected 0 to 1"

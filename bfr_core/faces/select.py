@@ -10,7 +10,7 @@ import numpy as np
 from ..types import Face
 from .pyramid import overlap
 
-_SAME_FACE = 0.3
+SAME_FACE = 0.3
 """Least overlap (IoU) of a given box with a detected face for the two to be the same: tools draw boxes differently."""
 
 
@@ -54,7 +54,7 @@ def borrow_points(given: Sequence[Face], detected: Sequence[Face]) -> list[Face]
         if detected:
             shared, _ = overlap(np.array(face.box), np.array([other.box for other in detected]))
             best = int(shared.argmax())
-            if shared[best] >= _SAME_FACE:
+            if shared[best] >= SAME_FACE:
                 face = replace(face, points=detected[best].points)
         faces.append(face)
     return faces
