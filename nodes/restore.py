@@ -24,7 +24,17 @@ from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .detect import resolve_faces
 from .host import check_cancel, join_image, runtime, split_image, to_host
-from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_input, restorer_files
+from .models import (
+    EMBEDDED,
+    LoadedRestorer,
+    check_file,
+    file_stamp,
+    get_detector,
+    get_restorer,
+    left_out,
+    method_input,
+    restorer_files,
+)
 from .own import input_kind
 from .people import person_in
 from .settings import chosen_settings, default_config, fidelity_input, param_input, settings_input
@@ -71,11 +81,17 @@ class LoadRestorer(io.ComfyNode):
                 method_input("Method and size", embedded_only=False),
                 option(
                     io.Combo, "weights", options=restorer_files(),
-                    tooltip="embedded: the weights of the pack; else a file in models/facerestore_models",
+                    tooltip="embedded: the weights of the pack; else a file in models/facerestore_models"
+                    + left_out("restorer"),
                 ),
             ],
             outputs=[RestorerSocket.Output(display_name="restorer", tooltip="For the nodes that restore")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, weights: str | None = None) -> bool | str:
+        """Say why weights are of no use before anything runs."""
+        return check_file("restorer", weights)
 
     @classmethod
     def fingerprint_inputs(cls, weights: str | None = EMBEDDED, **_: Any) -> float:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from fake_host import FakeHost, Pack, execute
+from safetensors.torch import save_file
 from tiny_nodes import SIZE, load, node_list, pictures, refused, synthetic
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -225,25 +226,52 @@ def test_boxes_are_a_plain_socket(nodes: dict[str, Any]) -> None:
 # --- model files -----------------------------------------------------------------------------------------------
 
 
-def test_model_files_are_read_each_time(host: FakeHost, nodes: dict[str, Any]) -> None:
-    def choices(node: str, name: str) -> list[str]:
-        return next(item for item in nodes[node].define_schema().inputs if item.id == name).options
+def test_model_files_are_read_each_time(host: FakeHost, nodes: dict[str, Any], pack: Pack) -> None:
+    """Those of use are offered; of the others the tooltip says in a sentence each why not."""
+
+    def widget(node: str, name: str) -> Any:
+        return next(item for item in nodes[node].define_schema().inputs if item.id == name)
 
     files = [
-        ("facerestore_models", "BFR_LoadRestorer", "weights"),
-        ("facedetection", "BFR_LoadDetector", "file"),
-        ("facedetection", "BFR_FacePartMask", "landmarks"),
-        ("insightface", "BFR_IdentityGuide", "recogniser"),
+        ("facerestore_models", "BFR_LoadRestorer", "weights", "irn_compact"),
+        ("facedetection", "BFR_LoadDetector", "file", "detector"),
+        ("insightface", "BFR_IdentityGuide", "recogniser", "recogniser"),
     ]
-    for folder, node, name in files:
-        before = choices(node, name)
+    for folder, node, name, weights in files:
+        before = widget(node, name).options
         path = host.models / folder / "mine.safetensors"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"")
+        save_file(pack.module("bfr_core.models.checkpoints.cards").load_embedded(weights), path)
         (path.parent / "notes.txt").write_bytes(b"")
-        assert choices(node, name) == [*before, "mine.safetensors"]
-        path.unlink()
-        assert choices(node, name) == before
+        (path.parent / "page.pth").write_bytes(b"<html>")
+        assert widget(node, name).options == [*before, "mine.safetensors"]
+        check = nodes[node].validate_inputs
+        assert check(**{name: "mine.safetensors"}) is True and check(**{name: before[0]}) is True
+        assert check(**{name: None}) is True and check() is True
+        assert "web page" in check(**{name: "page.pth"})
+        assert f"models/{folder}" in check(**{name: "gone.pth"})
+        for file in (path, path.parent / "page.pth"):
+            file.unlink()
+        assert widget(node, name).options == before
+        assert nodes[node].validate_inputs(**{name: "mine.safetensors"}) is not True
+
+
+def test_tooltips_tell_of_files_that_are_not_offered(host: FakeHost, nodes: dict[str, Any]) -> None:
+    def tooltip(node: str) -> str:
+        return nodes[node].define_schema().inputs[1].tooltip
+
+    for folder, node in (("facerestore_models", "BFR_LoadRestorer"), ("facedetection", "BFR_LoadDetector")):
+        plain = tooltip(node)
+        (host.models / folder).mkdir(exist_ok=True)
+        strange = [host.models / folder / f"strange{number:02}.safetensors" for number in range(10)]
+        for path in strange:
+            save_file({"decoder.weight": torch.zeros(2)}, path)
+        told = tooltip(node)
+        assert told.startswith(plain) and "strange00.safetensors holds a network with decoder.weight" in told
+        assert "and 2 more" in told
+        for path in strange:
+            path.unlink()
+        assert tooltip(node) == plain
 
 
 def test_lists_begin_with_the_method_that_is_fast_everywhere(nodes: dict[str, Any]) -> None:
