@@ -23,6 +23,7 @@ from ..bfr_core.types import FaceReport
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .detect import resolve_faces
+from .foreign import landmarks_input, segs_input
 from .host import check_cancel, join_image, runtime, split_image, to_host
 from .models import (
     EMBEDDED,
@@ -148,6 +149,8 @@ class RestoreFaces(io.ComfyNode):
                 ),
                 colours_input(),
                 within_input("One, or one for each image. "),
+                landmarks_input("restore these faces only; used where no faces are connected"),
+                segs_input("restore these faces only; used where nothing else is connected"),
                 fidelity_input(),
                 settings_input(),
             ],
@@ -176,6 +179,8 @@ class RestoreFaces(io.ComfyNode):
         person: torch.Tensor | None = None,
         colours: Colours = "auto",
         mask: torch.Tensor | None = None,
+        landmarks: Any = None,
+        segs: Any = None,
         fidelity: float = 0.5,
         settings: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
@@ -184,10 +189,11 @@ class RestoreFaces(io.ComfyNode):
         loaded = restorer or get_restorer(method)
         chosen = chosen_settings(loaded, fidelity, settings)
         within = None if mask is None else check_within(mask, len(frames)).expand(len(frames), -1, -1)
-        if faces is None or person is not None:
+        given = not all(value is None for value in (faces, boxes, landmarks, segs))
+        if (faces is None and landmarks is None) or person is not None:
             detector = detector or get_detector()
         people = None if person is None else person_in(person, detector)
-        found = resolve_faces(frames, detector, faces, boxes, threshold)
+        found = resolve_faces(frames, detector, faces, boxes, threshold, landmarks=landmarks, segs=segs)
         options = RestoreOptions(
             strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people, colours=colours,
             settings=chosen,
@@ -203,7 +209,7 @@ class RestoreFaces(io.ComfyNode):
         for index, result in enumerate(made):
             check_cancel()
             out[index], masks[index] = result.image, result.mask
-            if faces is None and boxes is None:
+            if not given:
                 result.report.detector = detector.name
             reports.append(result.report.to_dict())
         run.on_progress(total, total)

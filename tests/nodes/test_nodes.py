@@ -366,7 +366,7 @@ def test_restore_faces_on_batches(
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_step_by_step_equals_one_node(count: int, nodes: dict[str, Any], tiny: SimpleNamespace, pack: Pack) -> None:
     image = pictures(count)
-    faces, _, found, number = execute(nodes["BFR_DetectFaces"], image=image)
+    faces, _, found, number, _ = execute(nodes["BFR_DetectFaces"], image=image)
     assert number == count
     assert found.sum() == count * 40 * 40
     aligned, crops = execute(nodes["BFR_AlignFaces"], image=image, size=SIZE, faces=faces)
