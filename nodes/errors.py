@@ -39,4 +39,4 @@ def _named(kind: type[BfrError]) -> type[BfrError]:
     """Return an error class called by words: "Settings error" of SettingsError."""
     words = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).capitalize()
     # A host leaves the module out where it is this one.
-    return type(words, (kind,), {"__module__": "builtins", "__qualname__": words})
+    return type(kind.__name__, (kind,), {"__module__": "builtins", "__qualname__": words})

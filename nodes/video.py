@@ -365,7 +365,7 @@ class RestoreFacesInFrames(io.ComfyNode):
         bar = FilmBar("analyse", "render", frames=len(frames))
         models = FilmModels(loaded.restorer, given or detector, get_recogniser())
         run = film_runtime(bar, loaded.managed)
-        made = restore_frames(frames, frame_rate, models, options, run, on_progress=bar.on_progress)
+        made = restore_frames(frames, frame_rate, models, options, run, on_progress=bar.on_progress, preview=bar.show)
         by = {
             "method": loaded.restorer.method.id,
             "config": loaded.restorer.config.name,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +50,7 @@ def restore_frames(
     runtime: Runtime | None = None,
     *,
     on_progress: ProgressCallback = no_progress,
+    preview: Callable[[Tensor, Tensor], None] | None = None,
 ) -> RestoredFrames:
     """Restore the faces of consecutive frames as a film's: followed, steadied, and chosen as a whole.
 
@@ -60,6 +63,7 @@ def restore_frames(
         options: what to do; what concerns files is not read.
         runtime: where to run.
         on_progress: hears the name of a pass, frames done and frames in all.
+        preview: sees a frame before and after, (3, H, W) in [0, 1], at most once a second.
 
     Raises:
         InputMediaError: the frames have another shape or type.
@@ -98,11 +102,14 @@ def restore_frames(
         limit, silent = options.drift_limit, runtime.silent()
         drift = measure_drift(moments("judge"), tracks, models.restorer, options.render, limit, silent)
         apply_drift(tracks, drift, limit)
-    out = frames.clone()
+    out, shown = frames.clone(), -math.inf
     for item in render(moments("render"), tracks, models.restorer, options.render, runtime, span=(0, len(frames))):
         if item.after is not None and item.before is not None:
             # As a difference: what lies outside [0, 1] beside the faces stays.
             out[item.index] += item.after - item.before
+            if preview is not None and time.monotonic() - shown > 1:
+                shown = time.monotonic()
+                preview(item.before, item.after)
     return RestoredFrames(out, tracks, found)
 
 

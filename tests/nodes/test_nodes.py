@@ -618,6 +618,29 @@ def test_settings_out_of_range_are_refused(tiny: SimpleNamespace, pack: Pack) ->
     refused(pack, "SettingsError", node, faces=torch.rand(1, SIZE, SIZE, 3), weight=2.0)
 
 
+# --- live pictures ---------------------------------------------------------------------------------------------
+
+
+def test_faces_are_shown_before_and_after_as_they_are_restored(
+    nodes: dict[str, Any], tiny: SimpleNamespace, host: FakeHost, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.previews.clear()
+    monkeypatch.setattr(pack.module("nodes.host"), "_LOOK", 0.0)
+    image = pictures(3)
+    execute(nodes["BFR_RestoreFaces"], image=image, method="any")
+    node = pack.module("nodes.restore").method_node(tiny.method)
+    execute(node, faces=torch.rand(2, SIZE, SIZE, 3))
+    assert len(host.previews) == 5
+    for kind, picture, side in host.previews:
+        before, after = np.array(picture)[:, :SIZE], np.array(picture)[:, -SIZE:]
+        assert kind == "JPEG" and max(picture.size) <= side
+        assert abs(before.mean() + after.mean() - 255) < 2, "the restorer inverts"
+    host.previews.clear()
+    monkeypatch.setattr(pack.module("nodes.host"), "_LOOK", 1e9)
+    execute(nodes["BFR_RestoreFaces"], image=image, method="any")
+    assert len(host.previews) == 1, "the page is not flooded"
+
+
 # --- cancel ----------------------------------------------------------------------------------------------------
 
 

@@ -559,6 +559,7 @@ def test_the_bar_of_frames_ends_full(given: SimpleNamespace) -> None:
     batch(given, images())
     values = [value for value, _ in given.host.progress]
     assert values == sorted(values) and given.host.progress[-1] == (20, 20)
+    assert len(given.host.previews) == 1, "a frame before and after, once a second at most"
     given.host.cancel_after = 3
     with pytest.raises(given.host.interrupted):
         batch(given, images())
