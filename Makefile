@@ -3,12 +3,15 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 DATA ?=
+VENVS ?= .venvs
+VERSIONS = tests/support/versions
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format types check host release bench demo wheel tables schemas
+.PHONY: help setup test lint format types check oldest newest py311 py312 validate host release bench demo wheel
+.PHONY: tables schemas
 
 help: ## list the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(BIN)/python ## make the virtual environment with every tool
 
@@ -31,6 +34,30 @@ types: setup ## pyright
 	$(BIN)/pyright
 
 check: lint types test ## what must pass before a commit is handed in
+
+# An environment of its own for each file of versions, made by the Python that its first line names.
+environment = set -e; test -x $(VENVS)/$(1)/bin/python || \
+	"python$$(sed -n '1s/^\# Python //p' $(VERSIONS)/$(1).txt)" -m venv $(VENVS)/$(1); $(VENVS)/$(1)/bin/pip install -q
+
+suite = $(call environment,$(1)) -c $(VERSIONS)/$(1).txt -e ".[dev]"; \
+	$(VENVS)/$(1)/bin/pip list | grep -wiF "$$(sed -n 's/==.*//p' $(VERSIONS)/$(1).txt)"; \
+	$(VENVS)/$(1)/bin/python -V; $(VENVS)/$(1)/bin/python -m pytest -rs $(ARGS)
+
+oldest: ## the tests with the oldest versions that pyproject.toml allows, on Python 3.10
+	@$(call suite,$@)
+
+newest: ## the tests with the newest versions there are, on Python 3.13
+	@$(call suite,$@)
+
+py311: ## the tests with old libraries and a new torch, on Python 3.11
+	@$(call suite,$@)
+
+py312: ## the tests with versions between, on Python 3.12
+	@$(call suite,$@)
+
+validate: setup ## what the registry's tools say of the pack, into build/validate; COMFYUI_PATH as for host
+	@$(call environment,tools) -r $(VERSIONS)/tools.txt
+	@PYTHONPATH=tests/support $(BIN)/python tests/support/validate.py build/validate $(VENVS)/tools/bin
 
 host: setup ## tests in a real ComfyUI, named by COMFYUI_PATH and COMFYUI_PYTHON
 	@test -n "$(COMFYUI_PATH)" || { echo "COMFYUI_PATH names no ComfyUI checkout"; exit 1; }

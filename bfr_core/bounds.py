@@ -38,7 +38,7 @@ def check_bounds(options: Any, doing: str) -> None:
             if not (number and low <= value <= high):  # NaN fails both comparisons
                 expected = f"{low:g} to {high:g}"
         elif "choices" in field.metadata and value not in field.metadata["choices"]:
-            expected = f"one of {', '.join(field.metadata['choices'])}"
+            expected = f"one of {', '.join(map(str, field.metadata['choices']))}"
         if expected:
             name = field.name
             raise SettingsError(

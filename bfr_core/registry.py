@@ -181,6 +181,8 @@ class Method(Generic[S]):
     """What to expect of the weights that come with it, in a few words that lists have behind its title."""
     default: bool = False
     """Whether it is the one that restores where nobody chose a method; lists begin with it."""
+    draws: bool = True
+    """Whether a face's seed changes the result; where not, faces are kept for all seeds."""
     guides: bool = False
     """Whether it can be steered to an identity, through `Context.guide`."""
     mask: LearntMask | None = None

@@ -6,13 +6,18 @@ The command line passes a plain one; the ComfyUI nodes pass one that asks the ho
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .errors import RestoreError, SettingsError
+
+if TYPE_CHECKING:
+    from .restoration.kept import KeptFaces
 
 logger = logging.getLogger("bfr")
 
@@ -76,6 +81,15 @@ def _no_cancel() -> None:
     """Never stop."""
 
 
+@dataclass(slots=True)
+class Heard:
+    """What was said while faces were restored, to be said again where they are shown without being restored anew."""
+
+    notes: list[str] = field(default_factory=list)
+    numbers: list[tuple[str, Numbers]] = field(default_factory=list)
+    """By `Runtime.tell`, batch by batch."""
+
+
 class _Record:
     """What a run learns on its way, shared by the run and the copies that are derived from it."""
 
@@ -85,6 +99,9 @@ class _Record:
         self.notes: list[str] = [] if notes is None else notes
         self.told: dict[str, _Summary] = {}
         self.pending: list[tuple[str, Numbers]] = []
+        self.said: dict[str, str] = {}
+        """Notes that are said anew as they change, by their subject."""
+        self.heard: Heard | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +111,7 @@ class _Machine:
     device: torch.device
     dtype: torch.dtype
     prepare: Callable[[nn.Module], nn.Module] | None
+    kept: KeptFaces | None
 
 
 class Runtime:
@@ -111,6 +129,7 @@ class Runtime:
         on_faces: sees the crops of a batch before and after it was restored, (n, 3, S, S), before progress is told.
         check_cancel: raises when the host wants the run to stop; whatever it raises passes through untouched.
         prepare: brings a network to the device; None moves it with `.to`. A host puts its memory management here.
+        kept: restored faces of earlier runs, which are not restored again; None keeps none.
     """
 
     __slots__ = ("_machine", "_record", "check_cancel", "on_faces", "on_progress", "on_step")
@@ -124,10 +143,11 @@ class Runtime:
         on_step: Callable[[int, int], None] = _no_progress,
         check_cancel: Callable[[], None] = _no_cancel,
         prepare: Callable[[nn.Module], nn.Module] | None = None,
+        kept: KeptFaces | None = None,
         on_faces: Callable[[Tensor, Tensor], None] = _no_faces,
     ) -> None:
         self._fill(
-            _machine=_Machine(device or torch.device("cpu"), dtype, prepare),
+            _machine=_Machine(device or torch.device("cpu"), dtype, prepare, kept),
             _record=_Record(max(batch, 1)),
             on_progress=on_progress,
             on_step=on_step,
@@ -158,6 +178,11 @@ class Runtime:
         return self._record.batch
 
     @property
+    def kept(self) -> KeptFaces | None:
+        """Restored faces of earlier runs."""
+        return self._machine.kept
+
+    @property
     def notes(self) -> list[str]:
         """What was not done as asked, and what methods read in the faces; goes into the report."""
         return self._record.notes
@@ -169,11 +194,12 @@ class Runtime:
         on_step: Callable[[int, int], None] | None = None,
         on_faces: Callable[[Tensor, Tensor], None] | None = None,
         check_cancel: Callable[[], None] | None = None,
+        kept: KeptFaces | None = None,
     ) -> Runtime:
-        """Return a copy with other callbacks; notes and memory are shared."""
+        """Return a copy with other callbacks, or other kept faces; notes and memory are shared."""
         made = object.__new__(type(self))
         made._fill(
-            _machine=self._machine,
+            _machine=replace(self._machine, kept=kept or self.kept),
             _record=self._record,
             on_progress=on_progress or self.on_progress,
             on_step=on_step or self.on_step,
@@ -202,9 +228,21 @@ class Runtime:
 
     def note(self, text: str) -> None:
         """Record something that was not done as asked, once."""
+        if self._record.heard is not None:
+            self._record.heard.notes.append(text)
         if text not in self.notes:
             self.notes.append(text)
             logger.warning(text)
+
+    def say(self, subject: str, text: str) -> None:
+        """Put a line into the notes that takes the place of what was said of the same subject before."""
+        before = self._record.said.get(subject)
+        if before in self.notes:
+            self.notes[self.notes.index(before)] = text
+        else:
+            self.notes.append(text)
+            logger.info(text)
+        self._record.said[subject] = text
 
     def tell(self, heading: str, numbers: Numbers) -> None:
         """Record what a method read in the faces at work: not a fault, but good to know.
@@ -218,11 +256,30 @@ class Runtime:
         """
         self._record.pending.append((heading, numbers))
 
+    def repeat(self, heard: Heard) -> None:
+        """Record what was said when a face was restored, which is shown again and not restored anew."""
+        for text in heard.notes:
+            self.note(text)
+        for heading, numbers in heard.numbers:
+            self.tell(heading, numbers)
+        self._settle()
+
+    @contextmanager
+    def hearing(self) -> Iterator[Heard]:
+        """Give what is said while the block runs."""
+        heard = self._record.heard = Heard()
+        try:
+            yield heard
+        finally:
+            self._record.heard = None
+
     def forget(self) -> None:
         """Drop what was told of the batch at work, which is run again."""
         self._record.pending.clear()
 
     def _settle(self) -> None:
+        if self._record.heard is not None:
+            self._record.heard.numbers += self._record.pending
         for heading, numbers in self._record.pending:
             before = self._record.told.get(heading)
             now = self._record.told[heading] = _Summary(heading, numbers, before)

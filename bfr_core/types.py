@@ -102,6 +102,10 @@ class RestoreReport:
     strength: float
     colours: Literal["input", "method"] = "input"
     """Whose colours restored faces have, at the scale of lips and larger."""
+    upscale: int = 1
+    """How many times as wide and as high the result is; boxes and scales are those of the input."""
+    upscaled_by: str = ""
+    """What made all but the faces larger."""
     faces: list[FaceReport] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Everything that was not done as asked: retries, smaller batches, changed settings; and what the method read in

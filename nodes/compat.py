@@ -7,7 +7,17 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from comfy_api.latest import ComfyExtension, InputImpl, io, ui
+
+try:
+    from comfy.model_management import intermediate_dtype
+except ImportError:
+
+    def intermediate_dtype() -> torch.dtype:
+        """Return the type of images between nodes: older hosts have them in one only."""
+        return torch.float32
+
 
 __all__ = [
     "ComfyExtension",
@@ -15,6 +25,7 @@ __all__ = [
     "boxes_input",
     "boxes_output",
     "dynamic_combo",
+    "intermediate_dtype",
     "io",
     "option",
     "schema",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
@@ -16,13 +17,17 @@ import torch
 
 from ..bfr_core.errors import InputMediaError, OutputMediaError
 from ..bfr_core.media.atomic import publish
+from ..bfr_core.media.clips import open_clip
+from ..bfr_core.restoration.kept import DiskShelf, KeptFaces
 from ..bfr_core.runtime import Runtime
-from ..bfr_core.video.job import FilmJob, Preview
+from ..bfr_core.video.encode import Colour, EncodeSettings
+from ..bfr_core.video.job import FilmJob
 from ..bfr_core.video.lossless import SUFFIX, write_lossless
 from ..bfr_core.video.plan import FilmModels, FilmOptions, Plan, expected_frames, plan_film
 from ..bfr_core.video.probe import probe
 from ..bfr_core.video.reader import file_fingerprint
 from ..bfr_core.video.segments import measure
+from ..bfr_core.video.types import Preview
 from .compat import InputImpl
 from .host import FilmBar, check_cancel, new_temporary, temporary_folder
 
@@ -134,6 +139,38 @@ def _from_memory(components: Any) -> Film:
     return Film(path, "video", len(images), copied=True, from_memory=True)
 
 
+def as_host_writes(video: Any, settings: EncodeSettings) -> EncodeSettings:
+    """Return settings by which frames in memory are written with the host's pixel format and colours.
+
+    Hosts differ in both and tell of neither, so this one is asked to save a frame, which is looked at.
+
+    Args:
+        video: of frames in memory.
+        settings: what a person asks for.
+
+    Raises:
+        OutputMediaError: the temp directory cannot be written.
+    """
+    whole = video.get_components()
+    # Of a size that every encoder takes.
+    sample = copy.copy(whole)
+    sample.images, sample.audio = whole.images.new_zeros(1, 64, 64, 3), None
+    depth = {"bit_depth": video.get_bit_depth()} if hasattr(video, "get_bit_depth") else {}
+    path = _copies() / f"{secrets.token_hex(8)}.sample{SUFFIX}"
+    try:
+        InputImpl.VideoFromComponents(sample, **depth).save_to(str(path))
+        info = probe(path)
+        with open_clip(path) as container:
+            reach = int(container.streams.video[0].codec_context.color_range)
+    finally:
+        path.unlink(missing_ok=True)
+    even = all(side % 2 == 0 for side in video.get_dimensions())
+    pix_fmt = info.pix_fmt if even else info.pix_fmt.replace("420", "444")
+    colour = Colour(reach, info.matrix, info.primaries, info.transfer)
+    codec = "h264" if settings.codec == "auto" else settings.codec
+    return replace(settings, codec=codec, pix_fmt=pix_fmt, colour=colour)
+
+
 def _from_buffer(buffer: Any) -> Path:
     data = buffer.getbuffer()
     path = _copies() / hashlib.sha256(data).hexdigest()[:32]
@@ -192,7 +229,8 @@ def film_job(
     """Plan a film's job and return it, to be used as a context.
 
     Its folder lies in the temp directory under a name made of the video and of what looks for faces in it. So what was
-    found serves every node that asks the same, and a run that was stopped goes on.
+    found serves every node that asks the same, and a run that was stopped goes on. The faces of all films are kept in
+    one folder beside them, so that another strength, deflickering or choice of tracks only blends again.
 
     Raises:
         InputMediaError: the video cannot be read.
@@ -202,6 +240,7 @@ def film_job(
     looks = (models.detector.name, models.recogniser is not None, options.on_damage)
     folder = temporary_folder(f"{_FOLDER}/jobs") / _digest(film.key, looks)
     plan = _plan(film, options, folder)
+    runtime = runtime.derived(kept=KeptFaces(DiskShelf(temporary_folder(f"{_FOLDER}/faces"))))
     return FilmJob(plan, models, options, runtime, on_progress=bar.on_progress, preview=preview, restart=True)
 
 

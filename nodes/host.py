@@ -21,7 +21,9 @@ from ..bfr_core.errors import InputMediaError, OutputMediaError, WeightsError
 from ..bfr_core.media.atomic import make_folder
 from ..bfr_core.media.sheets import row, to_bytes
 from ..bfr_core.models.registry import specs
+from ..bfr_core.restoration.kept import KeptFaces, MemoryShelf
 from ..bfr_core.runtime import Runtime
+from .compat import intermediate_dtype
 
 FOLDERS = {
     "facerestore_models": ("restorer",),
@@ -155,14 +157,26 @@ def new_temporary(prefix: str, suffix: str) -> Path:
     return Path(folder) / f"{name}_{counter:05}_{suffix}"
 
 
+RESTORED = MemoryShelf()
+"""Faces that nodes restored, so that a change of strength or colours only blends again."""
+
+
+class _Patcher(comfy.model_patcher.ModelPatcher):
+    """What the host moves a network by."""
+
+    def detach(self, unpatch_all: bool = True) -> Any:
+        """Let go of the restored faces with the weights: the host frees memory, and there is no other sign of it."""
+        if unpatch_all:
+            RESTORED.clear()
+        return super().detach(unpatch_all)
+
+
 class Managed:
     """A network under the host's model management."""
 
     def __init__(self, net: nn.Module) -> None:
         # ModelPatcher, not CoreModelPatcher: the dynamic one leaves weights of plain modules on the offload device.
-        self._patcher = comfy.model_patcher.ModelPatcher(
-            net, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device()
-        )
+        self._patcher = _Patcher(net, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device())
 
     def ready(self, activation_bytes: int) -> nn.Module:
         """Have the host make room and load the network; a no-op where it is loaded already."""
@@ -222,6 +236,7 @@ def _runtime(managed: Managed | None, activation_bytes: int = 1 << 30) -> Runtim
         batch=BATCHES.get(device.type, 2),
         check_cancel=mm.throw_exception_if_processing_interrupted,
         prepare=None if managed is None else lambda net: managed.ready(activation_bytes),
+        kept=KeptFaces(RESTORED),
     )
 
 
@@ -348,8 +363,7 @@ def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def join_image(frames: Tensor, alpha: Tensor | None = None) -> Tensor:
     """Turn (B, 3, H, W) frames back into an IMAGE, with the alpha of the input, where the host keeps images."""
-    dtype = mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
-    out = frames.movedim(1, -1).to(mm.intermediate_device(), dtype)
+    out = frames.movedim(1, -1).to(mm.intermediate_device(), intermediate_dtype())
     return out.contiguous() if alpha is None else torch.cat([out, alpha.to(out)], dim=-1)
 
 

@@ -223,7 +223,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         from ..bfr_core.video.plan import FilmModels, FilmOptions
         from ..bfr_core.video.render import RenderOptions
         from ..bfr_core.video.scan import EVERY_FRAME, ScanOptions
-        from .film import film_job, open_film, to_video
+        from .film import as_host_writes, film_job, open_film, to_video
 
         loaded = restorer or get_restorer(method)
         chosen, within = chosen_settings(loaded, fidelity, settings), None if mask is None else check_within(mask)
@@ -239,10 +239,7 @@ class RestoreFacesInVideo(io.ComfyNode):
             detector, choice, on_damage = tracks.detector, tracks.choice, tracks.on_damage
         encode = EncodeSettings(codec=codec, crf=crf)
         if film.from_memory and codec != "ffv1":
-            # As the host encodes such frames: what they were made with says nothing of what can be played.
-            even = all(side % 2 == 0 for side in video.get_dimensions())
-            codec, pix_fmt = "h264" if codec == "auto" else codec, "yuv420p" if even else "yuv444p"
-            encode = EncodeSettings(codec=codec, crf=crf, pix_fmt=pix_fmt)
+            encode = as_host_writes(video, encode)
         options = FilmOptions(
             scan=scan,
             choice=choice,

@@ -24,9 +24,9 @@ _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
 
 
 _FILMS_ONLY = {
-    "restart": False, "job": None, "tracks": (), "except_tracks": (), "persons": (), "region": None, "all_faces": False,
-    "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": 16, "preset": "medium", "drop_streams": (),
-    "stream": None, "on_damage": "stop", "frame_rate": None, "from_second": 0.0, "seconds": None,
+    "restart": False, "job": None, "keep_faces": None, "tracks": (), "except_tracks": (), "persons": (), "region": None,
+    "all_faces": False, "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": 16, "preset": "medium",
+    "drop_streams": (), "stream": None, "on_damage": "stop", "frame_rate": None, "from_second": 0.0, "seconds": None,
 }  # fmt: skip
 """Options that pictures do not take, and what they are where nobody gives them."""
 
@@ -60,6 +60,16 @@ def _rate(text: str) -> Fraction:
     return value
 
 
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected how many GB they may take, such as 4")
+    return value
+
+
 def add_video(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     group = parser.add_argument_group(
@@ -79,6 +89,11 @@ def add_video(parser: argparse.ArgumentParser) -> None:
         "film is looked through anew",
     )  # fmt: skip
     group.add_argument("--job", type=Path, metavar="DIR", help="folder of the job, for one film (beside the output)")
+    group.add_argument(
+        "--keep-faces", type=_gigabytes, metavar="GB",
+        help="keep restored faces in the job's folder, at most so many GB: the next run of that job with this option "
+        "restores them not again where only strength, feather, colours, deflicker or whom to restore has changed",
+    )  # fmt: skip
     group.add_argument("--tracks", type=_numbers, default=(), metavar="N,N", help="restore these tracks and no others")
     group.add_argument("--except-tracks", type=_numbers, default=(), metavar="N,N", help="leave these tracks alone")
     group.add_argument(
@@ -207,6 +222,9 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
         on_damage=args.on_damage,
         rate=args.frame_rate,
         window=window,
+        keep_faces=int((args.keep_faces or 0) * 1e9),
+        upscale=options.upscale,
+        upscaler=options.upscaler,
     )
 
 

@@ -20,6 +20,7 @@ from ..restoration.options import COLOURS, COLOURS_HELP
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, say, show, write_json
 from ._people import add_people, asks_for_people, describe_people, people_options, summary
+from ._upscale import add_upscale, upscale_options
 from ._video import add_video, check_films, film_line, film_options, restore_film
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier run, never an input")
+    add_upscale(parser)
     add_people(parser)
     add_guidance(parser)
     add_video(parser)
@@ -159,6 +161,7 @@ def _restore(args: argparse.Namespace) -> int:
     guiding = asks_to_guide(args, restorer, options.settings, choosing=choosing)
     who = recogniser_of(args, runtime.device) if guiding or choosing or films else None
     options = replace(options, **people_options(args, who if choosing else None, runtime.device))
+    options = replace(options, **upscale_options(args, runtime))
     if args.whole:
         check_whole(restorer.method, options)
     if guiding and who:
@@ -244,10 +247,12 @@ def _restore_file(
 ) -> dict[str, Any]:
     """Restore one file and return its entry of the report."""
     from ..media.atomic import publish
-    from ..media.pictures import from_float, read_picture, to_float, write_picture
+    from ..media.pictures import enlarged_from_float, from_float, read_picture, to_float, write_picture
     from ..media.sheets import compare_sheet
     from ..restoration.photo import restore_aligned, restore_photo, restore_whole
+    from ..restoration.upscale import upscaled
 
+    factor = options.upscale
     picture = read_picture(job.source)
     frame = to_float(picture)
     if args.whole:
@@ -260,19 +265,22 @@ def _restore_file(
             result = restore_photo(frame, restorer, detector, options=options, runtime=runtime, mask=here)
     notes = list(picture.notes)
     named = picture_format(job.target)
-    if not bool(result.mask.any()) and named is not None and named.name == picture.kind:
+    if factor == 1 and not bool(result.mask.any()) and named is not None and named.name == picture.kind:
         # Writing it anew would recompress a picture in which nothing changed.
         with job.source.open("rb") as source, publish(job.target) as target:
             shutil.copyfileobj(source, target)
         notes = ["no face was restored: the file was copied as it is"]
     else:
-        restored = from_float(picture, result.image, result.mask > 0)
+        if factor == 1:
+            restored = from_float(picture, result.image, result.mask > 0)
+        else:
+            restored = enlarged_from_float(picture, result.image, factor)
         write_picture(job.target, restored, quality=args.quality)
         notes += [note for note in restored.notes if note not in notes]
     entry: dict[str, Any] = {"report": result.report.to_dict(), "notes": notes}
     if args.compare:
         pairs = [(crop.image, face) for crop, face in zip(result.crops, result.faces, strict=True)]
-        sheet = compare_sheet(frame, result.image, [] if args.aligned or args.whole else pairs)
+        sheet = compare_sheet(upscaled(frame, factor), result.image, [] if args.aligned or args.whole else pairs)
         target = job.target.with_name(f"{job.target.stem}.compare.png")
         _write_sheet(target, sheet)
         entry["compare"] = str(target)

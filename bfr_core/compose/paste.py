@@ -59,6 +59,7 @@ def composite(
     masks: Sequence[Tensor | None] | None = None,
     strength: float = 1.0,
     feather: float = FEATHER,
+    upscale: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Paste restored crops into their frame.
 
@@ -66,12 +67,13 @@ def composite(
     one (h, w) in [0, 1] or None per crop, combined with the square mask by minimum.
 
     Args:
-        frame: the picture the crops were cut from; not changed.
+        frame: the picture the crops were cut from, or what it became by `upscale`; not changed.
         crops: where the faces lie.
         restored: what to put there.
         masks: where within each crop, beside the square; None for the square alone.
         strength: 0 leaves the frame as it is, 1 puts the restored face there in full.
         feather: width of the ramp inside the square, as a share of its side.
+        upscale: how many times as wide and as high the frame is as the one that the crops were cut from.
 
     Returns:
         The new frame, and the (H, W) mask of what was blended, strength included.
@@ -85,9 +87,9 @@ def composite(
     blended = frame.new_zeros(frame.shape[-2:])
     if strength == 0:
         return out, blended
-    places = [_place(crop, frame.shape[-2:]) for crop in crops]
+    places = [_place(crop, frame.shape[-2:], upscale) for crop in crops]
     for index, place in enumerate(places):
-        face = _shrink(restored[index].to(frame), crops[index])
+        face = _shrink(restored[index].to(frame), crops[index], upscale)
         neighbours = [number for number, other in enumerate(places) if number != index and place.overlaps(other)]
         for strip in place.strips():
             weight, position = _weight(place, strip, frame, masks[index] if masks else None, feather)
@@ -141,13 +143,13 @@ def _check(
             )
 
 
-def _place(crop: FaceCrop, shape: Sequence[int]) -> _Place:
-    size = crop.size
+def _place(crop: FaceCrop, shape: Sequence[int], upscale: int) -> _Place:
+    size, matrix = crop.size, crop.matrix / [[upscale, upscale, 1]]
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64)
-    reach = transform(invert(crop.matrix), corners)
+    reach = transform(invert(matrix), corners)
     x0, y0 = np.clip(np.floor(reach.min(0)), 0, [shape[1], shape[0]]).astype(int).tolist()
     x1, y1 = np.clip(np.ceil(reach.max(0)), 0, [shape[1], shape[0]]).astype(int).tolist()
-    return _Place(x0, y0, x1, y1, crop.matrix / size)
+    return _Place(x0, y0, x1, y1, matrix / size)
 
 
 def _unit_position(matrix: np.ndarray, region: _Place, device: torch.device) -> Tensor:
@@ -178,10 +180,10 @@ def _share(
     return 1 - presence * (1 - nearer)
 
 
-def _shrink(face: Tensor, crop: FaceCrop) -> Tensor:
+def _shrink(face: Tensor, crop: FaceCrop, upscale: int) -> Tensor:
     """Return the restored crop, shrunk with an antialias where sampling it in the frame would skip pixels."""
     side = face.shape[-1]
-    scale = crop.scale * side / crop.size
+    scale = crop.scale * side / crop.size / upscale
     if scale <= _KEEP_SCALE:
         return face
     small = max(math.ceil(side / scale * _KEEP_SCALE), 1)

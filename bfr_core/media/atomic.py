@@ -25,7 +25,9 @@ REJECTED = ".rejected"
 
 
 @contextmanager
-def publish(path: Path, *, check: Callable[[Path], None] | None = None, token: str | None = None) -> Iterator[BinaryIO]:
+def publish(
+    path: Path, *, check: Callable[[Path], None] | None = None, token: str | None = None, sync: bool = True
+) -> Iterator[BinaryIO]:
     """Give an open file beside `path` that becomes `path` when the block ends well.
 
     The file's `name` is its temporary path, with the suffix of `path`, for a writer that wants a path and not a
@@ -40,6 +42,8 @@ def publish(path: Path, *, check: Callable[[Path], None] | None = None, token: s
             `<name>.rejected` and `path` is untouched.
         token: part of the temporary file's name instead of a random one. A file that a killed run left under it is
             written over, so only one run at a time may use it.
+        sync: wait until it is on the disk. Without, a power cut can leave a damaged file under the name, which whoever
+            reads it must notice.
 
     Raises:
         OutputMediaError: the folder is missing, a file or read-only, `path` is a folder, or the disk is full.
@@ -60,7 +64,8 @@ def publish(path: Path, *, check: Callable[[Path], None] | None = None, token: s
             yield handle
             handle.flush()
             written = os.fstat(handle.fileno()).st_size
-            os.fsync(handle.fileno())
+            if sync:
+                os.fsync(handle.fileno())
         if check:
             try:
                 check(temporary)
@@ -78,7 +83,8 @@ def publish(path: Path, *, check: Callable[[Path], None] | None = None, token: s
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    if sync:
+        _sync_folder(path.parent)
 
 
 def require_writable(folder: Path) -> None:

@@ -106,6 +106,30 @@ def upright_exif(block: bytes) -> tuple[bytes, int]:
     return bytes(patched), orientation
 
 
+def enlarged_exif(block: bytes, factor: int) -> bytes:
+    """Make the stored width and height of an EXIF block true of the enlarged picture; every other byte stays.
+
+    Raises:
+        ValueError, struct.error: the block is damaged.
+    """
+    layout, patched = _layout(block), bytearray(block)
+    tags, _ = _entries(block, layout, layout.first)
+    if EXIF_DIRECTORY not in tags:
+        return block
+    place = tags[EXIF_DIRECTORY] + layout.value
+    inner, _ = _entries(block, layout, struct.unpack_from(layout.endian + layout.offset, block, place)[0])
+    for tag in (_PIXEL_X, _PIXEL_Y):
+        if tag in inner:
+            (kind,) = struct.unpack_from(f"{layout.endian}H", block, inner[tag] + 2)
+            code, value = layout.endian + {3: "H", 4: "I"}.get(kind, "B"), inner[tag] + layout.value
+            larger = factor * struct.unpack_from(code, block, value)[0]
+            if kind == 3 and larger > 0xFFFF:  # as a long number, for which an entry has the room
+                struct.pack_into(f"{layout.endian}H", patched, inner[tag] + 2, 4)
+                code = f"{layout.endian}I"
+            struct.pack_into(code, patched, value, larger)
+    return bytes(patched)
+
+
 def count_pages(block: bytes, limit: int = 10_000) -> int:
     """Return how many directories a TIFF file chains, at most `limit`."""
     layout = _layout(block)

@@ -25,6 +25,7 @@ from .atomic import publish
 from .decoders import strict_decoders
 from .encoding import encode
 from .formats import PICTURES, picture_format, suffixes, titles
+from .scaling import enlarge_plane
 
 MAX_PIXELS = 178_956_970
 """Largest width times height: about 13 400 squared, where Pillow refuses too. 0.5 GB of 8-bit RGB."""
@@ -162,6 +163,21 @@ def from_float(picture: Picture, rgb: Tensor, changed: Tensor | None = None) -> 
         note = "the gray ICC profile does not fit colour and is not kept"
         result = replace(result, icc=None, notes=(*result.notes, note))
     return result
+
+
+def enlarged_from_float(picture: Picture, rgb: Tensor, factor: int) -> Picture:
+    """Return `picture` with new colours that are `factor` times as wide and as high, at its own depth.
+
+    Alpha is enlarged by Lanczos, and the EXIF block says the new size. As `from_float` otherwise.
+    """
+    height, width = picture.rgb.shape[:2]
+    alpha, exif = picture.alpha, picture.exif
+    if alpha is not None:
+        alpha = enlarge_plane(alpha, factor, (0, _FULL_SCALE[str(alpha.dtype)]))
+    if exif is not None:
+        exif = metadata.enlarged_exif(exif, factor)
+    blank = np.empty((height * factor, width * factor, 3), picture.rgb.dtype)
+    return from_float(replace(picture, rgb=blank, alpha=alpha, exif=exif), rgb)
 
 
 def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:

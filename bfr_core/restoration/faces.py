@@ -7,15 +7,16 @@ benchmarks. So seeds, colours and the drift limit cannot be forgotten by one of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..compose.colour import keep_colours
-from ..restorer import Restorer
+from ..restorer import Restorer, whole_picture
 from ..runtime import Runtime
+from .kept import KeptFace, KeptFaces, heard_of, keys_of
 from .options import Colours, colours_of
 
 if TYPE_CHECKING:
@@ -60,19 +61,15 @@ class FaceResults:
 def restore_crops(batch: FaceBatch, restorer: Restorer, run: Runtime) -> FaceResults:
     """Restore crops, give them their colours, and judge how far they moved.
 
+    Where the run has kept faces, those that are there are not restored again. They are what this call would have made
+    of them; only where some of a batch are there, and the rest makes a smaller batch, may the rest differ by rounding.
+
     Raises:
         InputMediaError: crops or inputs the restorer cannot take.
         SettingsError: an unknown or unfit setting, seeds of another number, or a method that restores faces only.
         RestoreError: out of memory with one crop, or numbers that are not finite even in float32.
     """
-    if batch.whole:
-        made = restorer.restore_picture(batch.images[0], seed=batch.seeds[0], settings=batch.settings, runtime=run)[
-            None
-        ]
-    else:
-        made = restorer.restore(
-            batch.images, seeds=batch.seeds, settings=batch.settings, inputs=batch.inputs, runtime=run
-        )
+    made = _made(batch, restorer, run) if run.kept is None else _kept_or_made(batch, restorer, run, run.kept)
     colours = colours_of(batch.colours, restorer.config)
     if colours == "input":
         size = restorer.size if batch.whole else None
@@ -85,3 +82,52 @@ def restore_crops(batch: FaceBatch, restorer: Restorer, run: Runtime) -> FaceRes
         for index, (moved, reason) in enumerate(batch.drift_limit.judge(batch.images, shown)):
             drift[index], reasons[index] = moved, reason
     return FaceResults(made, colours, drift, reasons)
+
+
+def _made(batch: FaceBatch, restorer: Restorer, run: Runtime) -> Tensor:
+    seeds, settings = batch.seeds, batch.settings
+    if batch.whole:
+        return restorer.restore_picture(batch.images[0], seed=seeds[0], settings=settings, runtime=run)[None]
+    return restorer.restore(batch.images, seeds=seeds, settings=settings, inputs=batch.inputs, runtime=run)
+
+
+def _kept_or_made(batch: FaceBatch, restorer: Restorer, run: Runtime, kept: KeptFaces) -> Tensor:
+    """Take the faces that were restored before, and restore and keep the others."""
+    count = len(batch.images)
+    if batch.whole:
+        whole_picture(restorer.method)
+    else:
+        restorer.check(batch.images, batch.seeds)
+    inputs = restorer.method.check_inputs(batch.inputs, count)
+    keys = keys_of(batch, restorer, restorer.settings(batch.settings, run), inputs, run)
+    faces = torch.empty_like(batch.images)
+    missing: list[int] = []
+    for index, key in enumerate(keys):
+        run.check_cancel()
+        face = kept.take(key)
+        if face is None:
+            missing.append(index)
+        else:
+            faces[index].copy_(face.image)
+            run.repeat(face.heard)
+    found = count - len(missing)
+    if found:
+        run.on_progress(found, count)
+    if missing or not count:
+        rest = batch if not found else _some(batch, missing)
+        with run.hearing() as heard:
+            made = kept.shelf.rounded(_made(rest, restorer, run.scaled(found, count) if found else run))
+        for index, face, said in zip(missing, made, heard_of(heard, len(missing)), strict=True):
+            faces[index].copy_(face)
+            kept.keep(keys[index], KeptFace(face.detach().to("cpu", copy=True), said))
+    kept.say(run)
+    return faces
+
+
+def _some(batch: FaceBatch, rows: list[int]) -> FaceBatch:
+    return replace(
+        batch,
+        images=batch.images[rows],
+        seeds=[batch.seeds[row] for row in rows],
+        inputs={name: value[rows] for name, value in batch.inputs.items()},
+    )

@@ -12,6 +12,10 @@ from ..compose.masks import FEATHER
 if TYPE_CHECKING:
     from ..faces.people import DriftLimit, People
     from ..registry import Config
+    from .upscale import Upscaler
+
+UPSCALES = (1, 2, 4)
+"""How many times as wide and as high a result can be."""
 
 Colours = Literal["auto", "input", "method"]
 """Whose colours restored faces have, at the scale of lips and larger. input: those of the picture; method: what the
@@ -49,6 +53,11 @@ class RestoreOptions:
     colours: Colours = field(default="auto", metadata={"choices": COLOURS})
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the method."""
+    upscale: int = field(default=1, metadata={"choices": UPSCALES})
+    """How many times as wide and as high the result is. Faces are found and cut out in the picture as it is, and go
+    into the larger one as the restorer gives them."""
+    upscaler: Upscaler | None = None
+    """What makes all else larger; None: Lanczos."""
 
     def check(self) -> None:
         """Raise SettingsError where a value is out of range."""

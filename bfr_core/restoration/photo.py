@@ -27,6 +27,7 @@ from ..types import Face, FaceCrop, FaceReport, RestoreReport
 from .clock import Clock
 from .faces import FaceBatch, restore_crops
 from .options import RestoreOptions, colours_of
+from .upscale import check_upscale, fit_faces, upscaled, upscaler_name
 
 if TYPE_CHECKING:
     from ..faces.detect import Detector
@@ -41,9 +42,9 @@ class Restored:
     """The result for one picture."""
 
     image: Tensor
-    """(3, H, W), the input wherever `mask` is zero."""
+    """(3, H, W), the input, enlarged where that was asked for, wherever `mask` is zero."""
     mask: Tensor
-    """(H, W) share of restored pixels, strength included."""
+    """(H, W) of the image, share of restored pixels, strength included."""
     crops: list[FaceCrop]
     faces: list[Tensor]
     """Restored crops, in the order of `crops`."""
@@ -165,7 +166,7 @@ def restore_aligned(
     runtime: Runtime | None = None,
     mask: Tensor | None = None,
 ) -> Restored:
-    """Restore a picture that is one aligned face, at its own size.
+    """Restore a picture that is one aligned face, at its own size or enlarged.
 
     Shapes: frame (3, S, S) float32 RGB in [0, 1]; mask (S, S) in [0, 1].
 
@@ -192,7 +193,7 @@ def restore_whole(
     runtime: Runtime | None = None,
     frame_index: int = 0,
 ) -> Restored:
-    """Restore a picture of any size as a whole, with a method that can.
+    """Restore a picture of any size as a whole, with a method that can; to be enlarged, it is afterwards.
 
     Shapes: frame (3, H, W) float32 RGB in [0, 1].
 
@@ -204,6 +205,7 @@ def restore_whole(
     options, runtime = options or RestoreOptions(), runtime or Runtime()
     options.check()
     check_frame(frame)
+    check_upscale(frame.shape[-2:], options.upscale)
     check_whole(restorer.method, options)
     clock = Clock()
     inside = frame.clamp(0, 1)
@@ -212,9 +214,10 @@ def restore_whole(
     results = restore_crops(batch, restorer, runtime)
     clock.lap("restore")
     image = torch.lerp(frame, results.faces[0], options.strength) if options.strength else frame.clone()
+    image = upscaled(image, options.upscale, options.upscaler)
     report = _report(restorer, options, "whole", runtime)
     report.seconds = clock.laps
-    return Restored(image, torch.full(frame.shape[-2:], options.strength), [], [], report)
+    return Restored(image, torch.full(image.shape[-2:], options.strength), [], [], report)
 
 
 def check_frame(frame: Tensor) -> None:
@@ -287,6 +290,8 @@ def _report(restorer: Restorer, options: RestoreOptions, detector: str, runtime:
         options.seed,
         options.strength,
         colours_of(options.colours, restorer.config),
+        options.upscale,
+        upscaler_name(options.upscaler) if options.upscale > 1 else "",
         notes=runtime.notes,
     )
 
@@ -298,6 +303,7 @@ class _Photo:
         self, frame: Tensor, number: int, restorer: Restorer, options: RestoreOptions, within: Tensor | None = None
     ) -> None:
         check_frame(frame)
+        check_upscale(frame.shape[-2:], options.upscale)
         self.frame, self.number, self.restorer, self.options = frame, number, restorer, options
         height, width = frame.shape[-2:]
         self.within = None if within is None else within_of(check_within(within, 1), 0, (height, width))
@@ -319,17 +325,19 @@ class _Photo:
             self.detector = "given"
         self.clock.lap("detect")
         self.found = numbered(faces or ())
-        size, number = self.restorer.size, self.number
-        left = {} if self.within is None else outside(self.found, self.within)
+        size, fine = self.restorer.size, self.options.upscale > 1
         self.chosen = _choose(
-            self.found, lambda some: align_faces(inside, some, size, frame_index=number), self.options, left
+            self.found,
+            lambda some: align_faces(inside, some, size, frame_index=self.number, fine=fine),
+            self.options,
+            {} if self.within is None else outside(self.found, self.within),
         )
         self.clock.lap("align")
 
     def take_whole(self) -> None:
         """Take the picture itself for an aligned face."""
         self.detector, self.aligned = "aligned", True
-        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size)
+        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size, fine=self.options.upscale > 1)
         self.found = numbered([crop.face])
         self.chosen = _choose(self.found, lambda _: [crop], self.options)
 
@@ -371,15 +379,20 @@ class _Photo:
         """Put the faces back and say what was done."""
         self.clock.lap()
         crops, results = list(self.chosen.crops.values()), list(self.restored.values())
-        options = self.options
+        options, factor = self.options, self.options.upscale
+        canvas = upscaled(self.frame, factor, options.upscaler)
+        shown = fit_faces(results, crops, factor, options.upscaler)
         if not self.aligned:
-            image, mask = composite(self.frame, crops, results, strength=options.strength, feather=options.feather)
+            image, mask = composite(
+                canvas, crops, shown, strength=options.strength, feather=options.feather, upscale=factor
+            )
         elif crops:
-            image, mask = _blend_whole(self.frame, results[0], options.strength)
+            image, mask = _blend_whole(canvas, shown[0], options.strength)
         else:
-            image, mask = self.frame.clone(), torch.zeros(self.frame.shape[-2:])
+            image, mask = canvas.clone(), torch.zeros(canvas.shape[-2:])
         if self.within is not None:
-            image, mask = keep_outside(self.frame, image, mask, self.within)
+            height, width = canvas.shape[-2:]
+            image, mask = keep_outside(canvas, image, mask, within_of(self.within[None], 0, (height, width)))
         self.clock.lap("composite")
         report = _report(self.restorer, options, self.detector, runtime)
         report.faces = [self.chosen.report(self.number, index, face) for index, face in enumerate(self.found)]

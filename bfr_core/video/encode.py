@@ -31,8 +31,23 @@ _VP9_SPEED: dict[str, str] = dict(zip(PRESETS, ("8", "7", "6", "5", "4", "3", "2
 _VP9_DEEP = ("yuv420p10le", "yuv422p10le", "yuv444p10le", "yuv420p12le", "yuv422p12le", "yuv444p12le")
 """Not in the list that libvpx gives before it is opened; the trial tells whether it was built with them."""
 
+_MOST_SAMPLES = 35_651_584
+"""Pixels of a frame that the highest levels of H.264, H.265 and VP9 allow; the number is the same."""
+
 _WORKERS = 4
 """Threads of an encoder. A fixed number, because their number changes the bits; the machine must not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Colour:
+    """How RGB is written as Y'CbCr, and what the file says of it, in FFmpeg's numbers (ITU-T H.273)."""
+
+    range: int
+    """1 limited, 2 full; 0 limited, and the file does not say so."""
+    matrix: int
+    """2: BT.601, and the file does not say so."""
+    primaries: int
+    transfer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,8 @@ class EncodeSettings:
     """How long the encoder may take, one of PRESETS. Not asked by FFV1 and ProRes."""
     pix_fmt: str = "auto"
     """FFmpeg's name of a pixel format; 'auto' keeps the clip's wherever the encoder takes it."""
+    colour: Colour | None = None
+    """Of the result where the clip is RGB and the result is not; None for full range and the usual matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +79,8 @@ class Encoding:
     source_format: str
     """Pixel format of the frames that come."""
     notes: tuple[str, ...] = field(default=())
+    colour: Colour | None = None
+    """Of the result where RGB is converted; None: as `full_range` and `assumed_matrix` of the clip have it."""
 
     @property
     def segment_container(self) -> str:
@@ -94,7 +113,9 @@ def choose_encoding(
     if name == "h265" and info.hdr and (light := mastering(info)):
         options["x265-params"] += ":" + light
         notes.append("the mastering display's data are carried over")
-    return Encoding(encoder, pix_fmt, options, container, info.pix_fmt, tuple(notes))
+    converted = _traits(info.pix_fmt).rgb and not _traits(pix_fmt).rgb
+    colour = settings.colour if converted else None
+    return Encoding(encoder, pix_fmt, options, container, info.pix_fmt, tuple(notes), colour)
 
 
 def container_of(target: Path) -> str:
@@ -305,6 +326,9 @@ def add_video(output: Any, encoding: Encoding, info: VideoInfo) -> Any:
     context.color_range = 2 if info.full_range else 1
     context.colorspace = _matrix(encoding, info)
     context.color_primaries, context.color_trc = info.primaries, info.transfer
+    if colour := encoding.colour:
+        context.color_range, context.colorspace = colour.range, colour.matrix
+        context.color_primaries, context.color_trc = colour.primaries, colour.transfer
     if encoding.codec == "libx265" and output.format.name in ("mp4", "mov"):
         # Apple's players know H.265 by this name alone.
         context.codec_tag = "hvc1"
@@ -319,6 +343,26 @@ def _matrix(encoding: Encoding, info: VideoInfo) -> int:
     if was.rgb or info.matrix == 0:
         return 1 if assumed_matrix(info.height) == 1 else 6  # 5 by its other name, which encoders know
     return info.matrix
+
+
+def check_level(encoding: Encoding, info: VideoInfo) -> None:
+    """Refuse frames that no level of a codec allows: encoders make films of them that nothing plays.
+
+    Source:
+        Tables A-1 of ITU-T H.264 and A.8 of H.265, and VP9's levels: of 6.2 the most samples of luma.
+
+    Raises:
+        OutputMediaError: they have too many pixels.
+    """
+    pixels = info.width * info.height
+    if encoding.codec in ("libx264", "libx265", "libvpx-vp9") and pixels > _MOST_SAMPLES:
+        raise OutputMediaError(
+            f"Cannot encode {info.path} at this size with {encoding.codec}",
+            found=f"its frames would be {info.width} x {info.height}, {pixels:,} pixels; expected at most "
+            f"{_MOST_SAMPLES:,}, which is what the highest level of the codec allows",
+            kept="Nothing was started and no file was changed",
+            todo="Choose a lower upscale, or the codec ffv1 or prores",
+        )
 
 
 def trial(encoding: Encoding, info: VideoInfo) -> None:

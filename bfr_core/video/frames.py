@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -13,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..bounds import check_bounds
 from ..errors import InputMediaError, SettingsError
 from ..media.luma import luma
+from ..restoration.upscale import check_upscale, upscaled
 from ..runtime import Runtime
 from .analysis import analyse
 from .choose import to_json
@@ -22,7 +22,7 @@ from .drift import apply_drift, measure_drift
 from .plan import FilmModels, FilmOptions
 from .render import render
 from .scan import scan
-from .types import ProgressCallback, Scan, Track, VideoFrame, no_progress
+from .types import Preview, ProgressCallback, Scan, Track, VideoFrame, no_progress, now_and_then
 
 _SMALL = 4_000
 """Pixels of the picture that cuts are found in."""
@@ -33,7 +33,7 @@ class RestoredFrames:
     """A batch of frames and what was done to it."""
 
     frames: Tensor
-    """(N, 3, H, W), the input wherever nothing was restored."""
+    """(N, 3, H, W), the input, enlarged where that was asked for, wherever nothing was restored."""
     tracks: list[Track]
     scan: Scan
 
@@ -50,7 +50,7 @@ def restore_frames(
     runtime: Runtime | None = None,
     *,
     on_progress: ProgressCallback = no_progress,
-    preview: Callable[[Tensor, Tensor], None] | None = None,
+    preview: Preview | None = None,
 ) -> RestoredFrames:
     """Restore the faces of consecutive frames as a film's: followed, steadied, and chosen as a whole.
 
@@ -63,7 +63,7 @@ def restore_frames(
         options: what to do; what concerns files is not read.
         runtime: where to run.
         on_progress: hears the name of a pass, frames done and frames in all.
-        preview: sees a frame before and after, (3, H, W) in [0, 1], at most once a second.
+        preview: sees a frame now and then.
 
     Raises:
         InputMediaError: the frames have another shape or type.
@@ -72,6 +72,7 @@ def restore_frames(
     """
     options, runtime = options or FilmOptions(), runtime or Runtime()
     options.render.check()
+    check_bounds(options, "restore these frames")
     if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape or frames.dtype != torch.float32:
         raise InputMediaError(
             "Cannot restore these frames",
@@ -87,6 +88,9 @@ def restore_frames(
             todo="Give the frame rate of the film",
         )
 
+    shape, factor = (frames.shape[2], frames.shape[3]), options.upscale
+    check_upscale(shape, factor)
+
     def moments(name: str) -> Iterator[VideoFrame]:
         for index, frame in enumerate(frames):
             runtime.check_cancel()
@@ -97,19 +101,28 @@ def restore_frames(
         on_progress(name, len(frames), len(frames))
 
     found = Scan.joined(list(scan(moments("analyse"), models.detector, models.recogniser, options.looking, runtime)))
-    tracks = analyse(found, models, options, (frames.shape[2], frames.shape[3]), check_cancel=runtime.check_cancel)
+    tracks = analyse(found, models, options, shape, check_cancel=runtime.check_cancel)
     if options.drift_limit is not None:
         limit, silent = options.drift_limit, runtime.silent()
         drift = measure_drift(moments("judge"), tracks, models.restorer, options.render, limit, silent)
         apply_drift(tracks, drift, limit)
-    out, shown = frames.clone(), -math.inf
-    for item in render(moments("render"), tracks, models.restorer, options.render, runtime, span=(0, len(frames))):
+    out = frames.clone() if factor == 1 else frames.new_empty(len(frames), 3, *(factor * side for side in shape))
+
+    def enlarged(moment: VideoFrame) -> VideoFrame:
+        canvas = upscaled(frames[moment.index], factor, options.upscaler)
+        out[moment.index] = canvas
+        return replace(moment, rgb=lambda: canvas.clamp(0, 1))
+
+    made = render(
+        moments("render"), tracks, models.restorer, options.render, runtime, span=(0, len(frames)), upscale=factor,
+        enlarge=enlarged if factor > 1 else None,
+    )  # fmt: skip
+    show = now_and_then(preview)
+    for item in made:
         if item.after is not None and item.before is not None:
             # As a difference: what lies outside [0, 1] beside the faces stays.
             out[item.index] += item.after - item.before
-            if preview is not None and time.monotonic() - shown > 1:
-                shown = time.monotonic()
-                preview(item.before, item.after)
+            show(item.before, item.after)
     return RestoredFrames(out, tracks, found)
 
 

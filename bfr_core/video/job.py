@@ -12,36 +12,35 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .. import __version__
 from ..errors import InputMediaError, RestoreError
+from ..restoration.kept import DiskShelf, KeptFaces, digest_of
 from ..restoration.options import colours_of
+from ..restoration.upscale import upscaler_name
 from ..runtime import Runtime
 from .analysis import analyse
 from .choose import apply_json, best_row, thumbnail, to_json
 from .drift import apply_drift, measure_drift
+from .enlarge import Enlarger
 from .join import join
 from .manifest import JobFolder
 from .pipes import Halt
 from .pipes import run as run_pipes
 from .pixels import Pixels
-from .plan import FilmModels, FilmOptions, Plan, digest_of, expected_frames, fingerprint
+from .plan import FilmModels, FilmOptions, Plan, expected_frames, fingerprint
 from .reader import Reader, file_fingerprint
 from .render import Rendered, reach, render
 from .scan import scan
 from .segments import SegmentWriter
-from .types import ProgressCallback, Scan, Track, VideoFrame, no_progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .types import Preview, ProgressCallback, Scan, Track, VideoFrame, no_progress, now_and_then
 
 _TRACKS = "tracks.json"
 _DRIFT = "drift.json"
-Preview = Callable[["Tensor", "Tensor"], None]
-"""Sees a frame before and after, (3, H, W) in [0, 1], at most once a second."""
+_FACES = "faces"
 
 
 @dataclass(slots=True)
@@ -63,6 +62,9 @@ class FilmReport:
     """What the check of the result found."""
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    upscale: int = 1
+    """How many times as wide and as high the result is; boxes and sizes of tracks are those of the clip."""
+    upscaled_by: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
@@ -98,12 +100,14 @@ class FilmJob:
         restart: bool = False,
     ) -> None:
         self.plan, self.models, self.options, self.runtime = plan, models, options, runtime
-        self.on_progress, self.preview = on_progress, preview
+        self.on_progress, self.show = on_progress, now_and_then(preview)
         self.folder = JobFolder(plan.folder, runtime.check_cancel)
         self._restart = restart
         self._seconds: dict[str, float] = {}
         self._identity: dict[str, Any] = {}
-        self._pixels = Pixels(plan.info)
+        self._pixels = Pixels(plan.made)
+        larger = options.upscale > 1
+        self._enlarge = Enlarger(plan.info, options.upscale, options.upscaler) if larger else None
         self._found = Scan.joined([])
         self._looking = options.looking
         self._render = options.render
@@ -114,6 +118,9 @@ class FilmJob:
         try:
             self._identity = file_fingerprint(self.plan.info.path)
             self._begin_analysis()
+            if self.options.keep_faces:
+                shelf = DiskShelf(self.plan.folder / _FACES, self.options.keep_faces)
+                self.runtime = self.runtime.derived(kept=KeptFaces(shelf))
         except BaseException:
             self.folder.__exit__(None, None, None)
             raise
@@ -285,8 +292,12 @@ class FilmJob:
                 todo="Bring the clip back as it was and run the same command, or begin anew with --restart",
             )
         start = time.monotonic()
+        if self.options.keep_faces:
+            kept = self.plan.folder / _FACES
+            size = sum(path.stat().st_size for path in kept.iterdir()) / 1e6
+            self._notes.append(f"{kept} keeps {size:,.0f} MB of restored faces for another run; it may be deleted")
         joined = join(
-            self.folder.segments(), self.plan.info, self.plan.target, self.plan.encoding, self.plan.kept, found.pts,
+            self.folder.segments(), self.plan.made, self.plan.target, self.plan.encoding, self.plan.kept, found.pts,
             window=self.options.window, check_cancel=self.runtime.check_cancel, on_progress=self.on_progress,
             token=self.folder.token,
         )  # fmt: skip
@@ -326,7 +337,7 @@ class FilmJob:
             done: frames that were finished before, for the progress.
         """
         ahead = reach(found, self._render)
-        shown, halt = [0.0], Halt(self.runtime.check_cancel)
+        halt = Halt(self.runtime.check_cancel)
 
         def decoded() -> Iterator[VideoFrame]:
             for moment in self._reader(halt.check_decoder):
@@ -337,24 +348,25 @@ class FilmJob:
                     yield moment
 
         def restored(moments: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, Any]]:
-            made = render(moments, tracks, self.models.restorer, self._render, self.runtime, span=(first, last))
+            made = render(
+                moments, tracks, self.models.restorer, self._render, self.runtime, span=(first, last),
+                upscale=self.options.upscale, enlarge=self._enlarge,
+            )  # fmt: skip
             with halt:
                 for count, item in enumerate(made):
                     self.runtime.check_cancel()
-                    yield item.moment, self._drawn(item, shown)
+                    yield item.moment, self._drawn(item)
                     self.on_progress("render", done + count + 1, len(found))
 
         with _Segments(self, first) as encoder:
             run_pipes(decoded(), restored, encoder, check_cancel=halt.check_cancel)
             encoder.finish(last)
 
-    def _drawn(self, item: Rendered, shown: list[float]) -> Any:
+    def _drawn(self, item: Rendered) -> Any:
         """Return the frame to encode: the decoder's own where nothing was restored."""
         if item.after is None or item.before is None:
             return item.moment.picture
-        if self.preview and time.monotonic() - shown[0] > 1:
-            shown[0] = time.monotonic()
-            self.preview(item.before, item.after)
+        self.show(item.before, item.after)
         return self._pixels.write(item.moment.picture, item.before, item.after, item.box)
 
     def _check_stamp(self, moment: VideoFrame, found: Scan) -> None:
@@ -394,6 +406,7 @@ class FilmJob:
             | {"settings": asdict(restorer.method.settings(self._render.settings, restorer.config))},
             "encoding": asdict(self.plan.encoding),
             "segment_frames": options.segment_frames,
+            "upscale": self._enlarge.told() if self._enlarge else None,
             "dtype": str(self.runtime.dtype),
             "tracks": [track.id for track in tracks if track.restore],
         }
@@ -410,6 +423,7 @@ class FilmJob:
             to_json(tracks, found)["tracks"], joined,
             list(dict.fromkeys([*self._notes, *self.runtime.notes, *joined.pop("notes", ())])),
             {name: round(seconds, 2) for name, seconds in self._seconds.items()},
+            self.options.upscale, upscaler_name(self.options.upscaler) if self._enlarge else "",
         )  # fmt: skip
 
 
@@ -450,7 +464,7 @@ class _Segments:
         each = self.job.options.segment_frames
         if self.writer is None:
             plan = self.job.plan
-            self.writer = SegmentWriter(self.job.folder, plan.encoding, plan.info, moment.index // each, moment.index)
+            self.writer = SegmentWriter(self.job.folder, plan.encoding, plan.made, moment.index // each, moment.index)
         self.writer.write(picture, moment.pts)
         self.next += 1
         if self.next % each == 0:

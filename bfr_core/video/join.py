@@ -50,7 +50,7 @@ def join(
 
     Args:
         segments: all of them, in order.
-        info: the clip.
+        info: the clip, with the size and matrix of the result.
         target: the file to publish.
         encoding: that the segments were made with.
         kept: streams of the clip to copy, from `plan_streams`.
@@ -157,7 +157,8 @@ class _Film:
     def written(self) -> Written:
         """Return what the result is expected to hold."""
         return Written(
-            self.video, self.pts + self.shift, self.info.time_base, self.encoding.container in ("mp4", "mov"),
+            self.video, (self.info.width, self.info.height), self.pts + self.shift, self.info.time_base,
+            self.encoding.container in ("mp4", "mov"),
             list(self.copied.values()), len(self.chapters), self.metadata, float(self._offset), tuple(self.notes),
         )  # fmt: skip
 

@@ -6,6 +6,7 @@
     tracks.json       which faces are restored; may be edited between two runs
     drift.json        how far restoring moves each face's identity, where a limit was given
     segment_000000.*  encoded frames and their record
+    faces/            restored faces, where they are to be kept for another run
     report/           pictures of the faces, and the report
     lock              held while a run is at it
 

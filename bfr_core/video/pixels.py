@@ -92,6 +92,7 @@ class Pixels:
 
     Attributes:
         notes: what is assumed where the clip does not tell; `probe` puts it into those of the clip.
+        cell: columns and rows of pixels that share a chroma sample.
 
     `rgb` and `small` may be called from any thread, `write` and `copy` from one at a time.
 
@@ -112,7 +113,7 @@ class Pixels:
         self._rgb = info.pix_fmt.startswith("gbr")
         self._gray = info.pix_fmt.startswith("gray")
         found = re.match(r"yuv[aj]?(\d{3})", info.pix_fmt)
-        self._cell = _SUBSAMPLING[found[1]] if found else (1, 1)
+        self.cell = _SUBSAMPLING[found[1]] if found else (1, 1)
         self._deep = info.depth > 8
         self._top = (1 << info.depth) - 1
         step = 1 << (info.depth - 8)
@@ -135,7 +136,7 @@ class Pixels:
 
     def rgb(self, picture: Any) -> Tensor:
         """Return (3, H, W) float32 display RGB in [0, 1] of a frame; of HDR clips as `hdr.to_display` says."""
-        planes = self._planes(picture)
+        planes = self.planes(picture)
         rgb = np.empty((3, picture.height, picture.width), np.float32)
         if self._rgb:
             for plane, row in zip(planes[:3], (1, 2, 0), strict=True):
@@ -161,11 +162,11 @@ class Pixels:
         cr -= self._middle
         cr *= 2 * (1 - self._red) / self._chroma_span
         cg = cb * (-self._blue / self._green) + cr * (-self._red / self._green)
-        columns, rows = self._cell
+        columns, rows = self.cell
         # From a pixel to its place among the chroma samples: on the left column of a cell, amid its rows.
         place = np.array([[1 / columns, 0, 0], [0, 1 / rows, 0.5 / rows - 0.5]])
         for part, plane in zip((cr, cg, cb), rgb, strict=True):
-            if self._cell == (1, 1):
+            if self.cell == (1, 1):
                 plane[:] = part
             else:
                 cv2.warpAffine(
@@ -179,7 +180,7 @@ class Pixels:
 
     def small(self, picture: Any) -> np.ndarray:
         """Return a thumbnail of the luma, of green in RGB clips: (h, w) uint8 with h * w of about 4,000."""
-        plane = self._planes(picture, 1)[0]
+        plane = self.planes(picture, 1)[0]
         height, width = plane.shape
         # A whole factor is several times as fast as any other.
         factor = max(1, min(height, width, round((height * width / _SMALL) ** 0.5)))
@@ -223,7 +224,7 @@ class Pixels:
             delta = torch.where(changed, new - old, 0.0).float().numpy()
         else:
             delta = (new - old).numpy()
-        planes = self._planes(result, 3)
+        planes = self.planes(result, 3)
         red, green, blue = delta
         if self._rgb:
             for plane, change in zip(planes, (green, blue, red), strict=True):
@@ -235,7 +236,7 @@ class Pixels:
             place = (left, top, right, bottom)
             for plane, part, share in ((planes[1], blue, self._blue), (planes[2], red, self._red)):
                 change, (x0, y0) = _shrink((part - luma) * (self._chroma_span / (2 * (1 - share))), place, plane.shape,
-                                           (height, width), self._cell)  # fmt: skip
+                                           (height, width), self.cell)  # fmt: skip
                 self._add(plane[y0 : y0 + change.shape[0], x0 : x0 + change.shape[1]], change)
         return result
 
@@ -243,7 +244,7 @@ class Pixels:
         """Add a change to samples in place."""
         samples[...] = np.clip(samples.astype(np.int32) + np.rint(change).astype(np.int32), 0, self._top)
 
-    def _planes(self, picture: Any, count: int | None = None) -> list[np.ndarray]:
+    def planes(self, picture: Any, count: int | None = None) -> list[np.ndarray]:
         """Return planes as arrays over their own memory: (h, w) uint8, or uint16 where samples are deeper."""
         views = []
         for plane in picture.planes[:count]:
@@ -251,6 +252,14 @@ class Pixels:
             lines = np.frombuffer(plane, kind)[: plane.height * plane.line_size // kind.itemsize]
             views.append(lines.reshape(plane.height, -1)[:, : plane.width])
         return views
+
+    def span(self, number: int) -> tuple[float, float]:
+        """Return what a plane's samples are meant to lie between: black and white, or the two ends of chroma."""
+        if self._rgb or number == 3:
+            return 0, self._top
+        if number:
+            return self._middle - self._chroma_span / 2, self._middle + self._chroma_span / 2
+        return self._black, self._black + self._span
 
     def copy(self, picture: Any) -> Any:
         """Return a copy of a frame with memory of its own; a filter is the one way of PyAV that keeps side data."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bounds import check_bounds
 from ..errors import OutputMediaError
+from ..restoration.kept import fingerprint as fingerprint_of
+from ..restoration.options import UPSCALES
 from .choose import TrackSelection
-from .encode import EncodeSettings, Encoding, choose_encoding, trial
+from .encode import EncodeSettings, Encoding, check_level, choose_encoding, trial
+from .enlarge import enlarged_info
 from .probe import no_stamps, probe
 from .reader import OnDamage
 from .render import RenderOptions
@@ -21,11 +24,10 @@ from .streams import plan_streams
 from .types import VideoInfo
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..faces.detect import Detector
     from ..faces.identity import RecognizerNet
     from ..faces.people import DriftLimit
+    from ..restoration.upscale import Upscaler
     from ..restorer import Restorer
 
 JOB_SUFFIX = ".bfr"
@@ -54,6 +56,13 @@ class FilmOptions:
     """Start and length in seconds of the part to restore; None for all of it."""
     segment_frames: int = 48
     """Frames that are encoded to one file, and lost at most when a run is killed."""
+    keep_faces: int = 0
+    """Bytes of restored faces that stay in the job's folder for another run of it; 0 keeps none there. A runtime that
+    has kept faces of its own needs none."""
+    upscale: int = field(default=1, metadata={"choices": UPSCALES})
+    """How many times as wide and as high the result is. Faces are found and cut out in the film as it is."""
+    upscaler: Upscaler | None = None
+    """What makes all but the faces larger; None: Lanczos, in the film's own pixel format."""
 
     @property
     def looking(self) -> ScanOptions:
@@ -78,6 +87,9 @@ class Plan:
     """A job that can begin."""
 
     info: VideoInfo
+    """The clip."""
+    made: VideoInfo
+    """What the result is: the clip, enlarged where that is asked for."""
     target: Path
     folder: Path
     encoding: Encoding
@@ -92,6 +104,7 @@ class Plan:
             "target": str(self.target),
             "job": str(self.folder),
             "clip": self.info.to_dict(),
+            "size": [self.made.width, self.made.height],
             "encoding": asdict(self.encoding),
             "copied_streams": list(self.kept),
             "notes": list(self.notes),
@@ -117,16 +130,21 @@ def plan_film(source: Path, target: Path, options: FilmOptions | None = None, *,
     """
     options = options or FilmOptions()
     options.render.check()
+    check_bounds(options, "restore a film")
     info = probe(source, stream=options.stream)
     if info.start is None and options.rate is None:
         raise no_stamps(source)
     kept, notes = plan_streams(info, target, drop=options.drop)
-    encoding = choose_encoding(info, target, options.encode, gop=options.segment_frames)
-    trial(encoding, info)
+    made = enlarged_info(info, options.upscale)
+    encoding = choose_encoding(made, target, options.encode, gop=options.segment_frames)
+    if options.upscale > 1:
+        check_level(encoding, made)
+    trial(encoding, made)
     folder = folder or target.with_name(target.name + JOB_SUFFIX)
     _check_space(info, target, folder, options.window)
     return Plan(
         info,
+        made,
         target,
         folder,
         encoding,
@@ -160,30 +178,6 @@ def expected_frames(info: VideoInfo, window: tuple[float, float] | None) -> int:
     return info.frames or round((info.seconds or 0) * (info.rate or 0))
 
 
-def digest_of(net: nn.Module) -> str:
-    """Return what tells a network from others of its kind: the hash of its weights."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def fingerprint(models: FilmModels) -> dict[str, Any]:
     """Return who restores, weights and guide included, so that a job is continued by the same one only."""
-    restorer, guide = models.restorer, models.restorer.guide
-    told: dict[str, Any] = {
-        "method": restorer.method.id,
-        "config": restorer.config.name,
-        "weights": digest_of(restorer.net),
-        "guide": None,
-    }
-    if guide is not None:
-        told["guide"] = {
-            "recogniser": digest_of(guide.recogniser),
-            "strength": guide.strength,
-            "reference": None if guide.reference is None else guide.reference.detach().cpu().tolist(),
-        }
-    return told
+    return fingerprint_of(models.restorer)

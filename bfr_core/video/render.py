@@ -24,10 +24,12 @@ from ..compose.within import keep_outside, within_of
 from ..faces.align import sample
 from ..restoration.faces import FaceBatch, restore_crops
 from ..restoration.options import COLOURS, Colours
+from ..restoration.upscale import fit_faces
 from ..restorer import Restorer, face_seed
 from ..runtime import Runtime
 from ..types import Face, FaceCrop
 from .deflicker import MAX_FRAMES, REACH_S, Deflicker
+from .enlarge import Enlarge
 from .smooth import SIDE
 from .types import Scan, Track, VideoFrame
 
@@ -89,8 +91,9 @@ class Rendered:
 
     index: int
     moment: VideoFrame
+    """Enlarged where asked for."""
     before: Tensor | None = None
-    """(3, H, W) as `moment.rgb()` gave it; None where nothing is to be changed."""
+    """(3, H, W) as `moment.rgb()` gave it, enlarged where asked for; None where nothing is to be changed."""
     after: Tensor | None = None
     """The same with restored faces: equal to `before`, bit for bit, outside `box` and wherever no face is shown."""
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -127,6 +130,8 @@ def render(
     runtime: Runtime,
     *,
     span: tuple[int, int] | None = None,
+    upscale: int = 1,
+    enlarge: Enlarge | None = None,
 ) -> Iterator[Rendered]:
     """Restore the chosen faces of a film, or of a part of it.
 
@@ -141,6 +146,8 @@ def render(
         options: what to do.
         runtime: where to run.
         span: first frame to give and the one after the last; None for all that come.
+        upscale: how many times as wide and as high `enlarge` makes frames.
+        enlarge: makes the frames of the span larger, into which the faces are then put; None leaves their size.
 
     Yields:
         Every frame of the span, in order.
@@ -150,7 +157,8 @@ def render(
         RestoreError: the method failed.
     """
     options.check()
-    return _Renderer(tracks, restorer, options, runtime, span or (0, 1 << 62)).run(iter(moments))
+    canvas = (upscale, enlarge) if enlarge is not None else (1, lambda moment: moment)
+    return _Renderer(tracks, restorer, options, runtime, span or (0, 1 << 62), canvas).run(iter(moments))
 
 
 @dataclass(slots=True)
@@ -185,7 +193,9 @@ class _Renderer:
         options: RenderOptions,
         runtime: Runtime,
         span: tuple[int, int],
+        canvas: tuple[int, Enlarge],
     ) -> None:
+        self.upscale, self.enlarge = canvas
         self.restorer, self.options, self.runtime, self.span = restorer, options, runtime, span
         chosen = [track for track in tracks if track.restore and len(track.frames) and self._strength(track) > 0]
         self._coming = deque(sorted(chosen, key=lambda track: (track.first, track.id)))
@@ -226,7 +236,7 @@ class _Renderer:
                 continue
             frame = moment.rgb() if frame is None else frame
             matrix = track.matrices[row] * (self.restorer.size / SIDE)
-            image = sample(frame, matrix, self.restorer.size).clamp_(0, 1)
+            image = sample(frame, matrix, self.restorer.size, fine=self.upscale > 1).clamp_(0, 1)
             strength = self._strength(track) * float(track.weight[row])
             held.faces.append(_Shown(track, moment, matrix, strength, image))
         self.waiting.extend(held.faces)
@@ -286,7 +296,7 @@ class _Renderer:
                 del self._steady[track]
 
     def _rendered(self, held: _Held) -> Rendered:
-        moment = held.moment
+        moment = self.enlarge(held.moment)
         if not held.faces:
             return Rendered(moment.index, moment)
         before = moment.rgb()
@@ -298,7 +308,10 @@ class _Renderer:
             for shown in held.faces
         ]
         crops = [FaceCrop(face, shown.matrix, _NOBODY) for face, shown in zip(faces, held.faces, strict=True)]
-        after, blended = composite(before, crops, faces, masks=masks, strength=most, feather=self.options.feather)
+        after, blended = composite(
+            before, crops, fit_faces(faces, crops, self.upscale), masks=masks, strength=most,
+            feather=self.options.feather, upscale=self.upscale,
+        )  # fmt: skip
         if self.options.within is not None:
             mask = within_of(self.options.within, moment.index, (before.shape[1], before.shape[2]))
             after, blended = keep_outside(before, after, blended, mask)

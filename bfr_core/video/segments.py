@@ -41,7 +41,7 @@ class SegmentWriter:
     Args:
         folder: where the file goes.
         encoding: of the film.
-        info: the clip.
+        info: the clip, with the size and matrix of the result.
         number: of the segment, which names the file.
         first: index of its first frame.
 
@@ -75,7 +75,7 @@ class SegmentWriter:
         """Encode one frame.
 
         Args:
-            picture: the decoder's frame, or a changed copy; of the size of the clip.
+            picture: the decoder's frame, or a changed copy; of the size in `info`.
             pts: its time stamp in the clip's time base, later than that of the frame before.
 
         Raises:
@@ -214,6 +214,8 @@ def fit(picture: Any, encoding: Encoding, info: VideoInfo) -> Any:
         return frame
     reach = 2 if info.full_range else 1
     colours = {} if _is_rgb(had) == _is_rgb(wanted) else {"dst_colorspace": assumed_matrix(info.height)}
+    if colour := encoding.colour:
+        reach, colours = max(colour.range, 1), {"dst_colorspace": 5 if colour.matrix == 2 else colour.matrix}
     ranges = {} if _is_rgb(had) else {"src_color_range": reach}
     return picture.reformat(format=wanted, interpolation=ACCURATE, dst_color_range=reach, **ranges, **colours)
 

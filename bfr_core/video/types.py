@@ -7,6 +7,8 @@ Python object for each would be the largest thing in memory.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
@@ -18,6 +20,24 @@ from torch import Tensor
 
 ProgressCallback = Callable[[str, int, int], None]
 """Hears the name of a pass, frames done, and frames in all (0 where nobody knows)."""
+
+
+Preview = Callable[[Tensor, Tensor], None]
+"""Sees a frame before and after, (3, H, W) in [0, 1], at most once a second."""
+
+
+def now_and_then(preview: Preview | None) -> Preview:
+    """Return what may be shown every frame and passes on one a second, the first at once."""
+    shown = -math.inf
+
+    def show(before: Tensor, after: Tensor) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if preview and now - shown > 1:
+            shown = now
+            preview(before, after)
+
+    return show
 
 
 def no_progress(name: str, done: int, total: int) -> None:

@@ -52,6 +52,8 @@ class Written:
 
     video: int
     """Index of the restored stream."""
+    size: tuple[int, int]
+    """Width and height of its frames."""
     pts: np.ndarray
     """(N,) time stamps of its frames in `time_base`."""
     time_base: Fraction
@@ -135,6 +137,9 @@ def _compare_frames(
         if count % 16 == 0:
             on_progress("verify", count, total)
         if count < total:
+            if (frame.width, frame.height) != written.size:
+                found, expected = ("{} x {}".format(*size) for size in ((frame.width, frame.height), written.size))
+                raise _Mismatch(f"frame {count} has {found} pixels, expected {expected}")
             if frame.pts is None or frame.is_corrupt:
                 raise _Mismatch(f"frame {count} is damaged")
             expected = int(written.pts[count]) * written.time_base

@@ -171,7 +171,7 @@ NAMES = [
     "two words.png",
     "quote'\".png",
     "%03d.png",
-    "face 😀.png",
+    "face \N{GRINNING FACE}.png",
     "-rf.png",
     "new\nline.png",
     "x" * 246 + ".png",

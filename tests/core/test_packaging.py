@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from fake_host import FakeHost
+from PIL import Image
 
 import bfr_core
 
@@ -136,3 +137,18 @@ def test_the_pack_and_the_library_need_the_same():
     listed = (PROJECT / "requirements.txt").read_text("utf-8").splitlines()
     needed = PYPROJECT["project"]["dependencies"]
     assert listed == [item for item in needed if re.match(r"[\w-]+", item)[0] not in OF_THE_HOST]
+
+
+def test_icon_and_banner_are_what_the_registry_takes():
+    """A square icon of at most 400 pixels, a banner of 21 to 9; both are files of the repository that the URLs name."""
+    sizes = {}
+    for name in ("Icon", "Banner"):
+        url = PYPROJECT["tool"]["comfy"][name]
+        base = PYPROJECT["project"]["urls"]["Repository"].replace("//github.com/", "//raw.githubusercontent.com/")
+        file = url.removeprefix(f"{base}/main/")
+        assert file in git_files("--cached", "--others", "--exclude-standard"), url
+        with Image.open(PROJECT / file) as picture:
+            picture.load()
+            sizes[name] = picture.size
+    assert sizes["Icon"][0] == sizes["Icon"][1] <= 400
+    assert sizes["Banner"][0] * 9 == sizes["Banner"][1] * 21

@@ -171,6 +171,7 @@ def noted(setting: SimpleNamespace, node: str, **inputs: Any) -> list[str]:
 
 
 def test_reports_say_what_was_read_in_the_faces(setting: SimpleNamespace, latent: Any) -> None:
+    setting.pack.module("nodes.host").RESTORED.clear()  # else the notes say that another test restored them
     for node in ("Restore_pltrans", "PLTransLatent"):
         (note,) = noted(setting, node, faces=FACES, seed=3)
         assert "3 faces: degradation 0, n 100, s 55" in note

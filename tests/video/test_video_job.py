@@ -11,23 +11,19 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
-import torch
+from film_jobs import WIDTH, Spot, Stop, frames_of, models, options, run, same, sound_of, write_clip
 from tiny_restorers import Brighten, restorer_of
 
 from bfr_core.cli import main
 from bfr_core.errors import BfrError, InputMediaError, OutputMediaError, SettingsError
-from bfr_core.faces.align import FFHQ_TEMPLATE
 from bfr_core.faces.identity import embedded_recognizer
 from bfr_core.faces.people import DriftLimit
 from bfr_core.runtime import Runtime
-from bfr_core.types import Face
 from bfr_core.video import job as job_module
 from bfr_core.video.choose import TrackSelection
 from bfr_core.video.drift import measure_drift
@@ -36,97 +32,6 @@ from bfr_core.video.job import FilmJob
 from bfr_core.video.plan import FilmModels, FilmOptions, fingerprint, plan_film
 from bfr_core.video.quality import QualityFilter
 from bfr_core.video.render import RenderOptions
-
-WIDTH, HEIGHT = 160, 96
-LOSSLESS = EncodeSettings(codec="ffv1")
-
-
-class Spot:
-    """A detector that finds one face where the brightest spot of the frame is; none in frames without a bright one."""
-
-    name = "spot"
-
-    def __init__(self) -> None:
-        self.looks = 0
-
-    def detect(self, frames, *, threshold=None):
-        self.looks += len(frames)
-        found = []
-        for frame in frames:
-            gray = frame.mean(0)
-            where = gray > 0.8
-            if where.sum() < 50:
-                found.append([])
-                continue
-            y, x = torch.nonzero(where).double().mean(0).tolist()
-            points = (FFHQ_TEMPLATE - [256, 300]) * (24 / 256) + [x + 0.5, y + 0.5]
-            found.append([Face((x - 16, y - 20, x + 16, y + 20), points, 0.99)])
-        return found
-
-    def to_device(self, device):
-        pass
-
-
-def write_clip(path: Path, frames: int = 30, *, spot=True, rate=25, sound=True, codec="libx264", stamps=None) -> Path:
-    """Write a clip with a bright disc that drifts over dim texture, and a tone."""
-    rng = np.random.default_rng(3)
-    texture = rng.integers(20, 120, (HEIGHT, WIDTH, 3), np.uint8)
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream(codec, rate=rate, options={"crf": "10", "preset": "ultrafast", "bf": "0"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 600)
-        audio = out.add_stream("aac", rate=16000, layout="mono") if sound else None
-        for number in range(frames):
-            image = texture.copy()
-            if spot:
-                drift = 40 - abs(number % 80 - 40)  # there and back, and never out of the frame
-                image[(x - 60 - drift) ** 2 + (y - 48) ** 2 < 300] = 235
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts = stamps[number] if stamps is not None else number * (600 // rate)
-            frame.time_base = Fraction(1, 600)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-        if audio is not None:
-            samples = int(16000 * frames / rate)
-            wave = (np.sin(np.arange(samples) / 9) * 9000).astype(np.int16)[None]
-            for start in range(0, samples, 1024):
-                block = av.AudioFrame.from_ndarray(wave[:, start : start + 1024], format="s16", layout="mono")
-                block.sample_rate, block.pts, block.time_base = 16000, start, Fraction(1, 16000)
-                out.mux(audio.encode(block))
-            out.mux(audio.encode(None))
-    return path
-
-
-def frames_of(path: Path) -> tuple[list[np.ndarray], list[Fraction]]:
-    """Return luma planes and times of a clip."""
-    images, times = [], []
-    with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
-            images.append(frame.to_ndarray(format="rgb24"))
-            times.append(frame.pts * frame.time_base)
-    return images, times
-
-
-def sound_of(path: Path) -> list[bytes]:
-    with av.open(str(path)) as container:
-        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
-
-
-def models() -> FilmModels:
-    return FilmModels(restorer_of(Brighten()), Spot())
-
-
-def options(**changes) -> FilmOptions:
-    usual = {"choice": TrackSelection(quality_filter=None), "encode": LOSSLESS, "segment_frames": 8}
-    return FilmOptions(**{**usual, **changes})
-
-
-def run(source: Path, target: Path, chosen: FilmOptions | None = None, *, who=None, folder=None, **kwargs):
-    chosen = chosen or options()
-    runtime = kwargs.pop("runtime", Runtime())
-    with FilmJob(plan_film(source, target, chosen, folder=folder), who or models(), chosen, runtime, **kwargs) as job:
-        return job.run()
 
 
 def test_frames_stamps_and_sound_come_back_and_only_the_face_changed(tmp_path):
@@ -163,10 +68,6 @@ def test_an_ordinary_mp4_keeps_its_stamps_exactly(tmp_path):
     assert sound_of(tmp_path / "out.mp4") == sound_of(source)
 
 
-class Stop(BaseException):
-    """Like ComfyUI's, no Exception."""
-
-
 def test_row43_a_cancelled_job_continues_where_it_was(tmp_path):
     source = write_clip(tmp_path / "in.mp4")
     run(source, tmp_path / "whole.mkv")
@@ -190,12 +91,6 @@ def test_row43_a_cancelled_job_continues_where_it_was(tmp_path):
     first = min(done for name, done in again if name == "render")
     assert first > 8  # at least one segment was not made again
     same(tmp_path / "whole.mkv", tmp_path / "out.mkv")
-
-
-def same(one: Path, other: Path) -> None:
-    left, right = frames_of(one), frames_of(other)
-    assert left[1] == right[1]
-    assert all(np.array_equal(a, b) for a, b in zip(left[0], right[0], strict=True))
 
 
 def test_row44_other_settings_are_refused_by_name_and_restart_begins_anew(tmp_path):
@@ -469,7 +364,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from test_video_job import run
+from film_jobs import run
 run(Path({source!r}), Path({target!r}))
 """
 

@@ -711,11 +711,11 @@ def test_blank_frames_and_another_format_are_fitted(tmp_path):
 
 
 def test_row38_39_40_names_of_films_are_checked_before_the_first_frame(tmp_path):
-    film, other = tmp_path / "a film %03d é 🎬.mkv", tmp_path / "-b.avi"
+    film, other = tmp_path / "a film %03d é \N{CLAPPER BOARD}.mkv", tmp_path / "-b.avi"
     for path in (film, other):
         path.write_bytes(b"x")
     jobs = plan_outputs([film, other], tmp_path / "out", clips=True)
-    assert [job.target.name for job in jobs] == ["a film %03d é 🎬.mkv", "-b.mkv"]
+    assert [job.target.name for job in jobs] == ["a film %03d é \N{CLAPPER BOARD}.mkv", "-b.mkv"]
     assert plan_outputs([film], tmp_path / "one.mp4", clips=True)[0].target == tmp_path / "one.mp4"
     with pytest.raises(OutputMediaError, match="it is the input"):
         plan_outputs([film], film, overwrite=True, clips=True)

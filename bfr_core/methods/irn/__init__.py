@@ -91,4 +91,5 @@ METHOD = Method(
     dials=(CORRECTION,),
     stages={"irn": "irn"},
     default=True,
+    draws=False,
 )

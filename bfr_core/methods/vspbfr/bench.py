@@ -45,7 +45,8 @@ def measure(data: Path | None, say: Callable[[str], None], sheets: Path | None =
     net = filled(METHOD.build(config))
     figures |= compare(net, config, say)
     if torch.cuda.is_available():
-        figures["gpu"] = batches(net.cuda(), config, say)
+        gpu = torch.device("cuda")
+        figures["gpu"] = batches(net.to(gpu), config, say)
     else:
         say("GPU: none here")
     del net

@@ -40,13 +40,16 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_state(path: Path, *, sha256: str | None = None, searched: Collection[Path] = ()) -> dict[str, Tensor]:
+def load_state(
+    path: Path, *, sha256: str | None = None, searched: Collection[Path] = (), strip: bool = True
+) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint, on the CPU, whatever trainer wrote it.
 
     Args:
         path: `.safetensors`, or `.pth`, `.pt`, `.ckpt` written by torch.save.
         sha256: the hash the file must have; not checked when None.
         searched: folders that were searched for the file, for the message when it is missing.
+        strip: remove prefixes that all keys share. Off where the keys go to a program that tells models by them.
 
     Returns:
         Tensors by key, known wrappers and prefixes removed.
@@ -72,7 +75,8 @@ def load_state(path: Path, *, sha256: str | None = None, searched: Collection[Pa
             todo="Fetch the file again; it may be damaged or another version",
         )
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    state = strip_prefix(state)
+    if strip:
+        state = strip_prefix(state)
     check_finite(path, state)
     return state
 
