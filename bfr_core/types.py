@@ -20,6 +20,9 @@ POINT_NAMES = ("left eye", "right eye", "nose", "left mouth corner", "right mout
 """Order of the five points; left and right are the viewer's."""
 
 
+FaceOrigin = Literal["found", "drawn", "empty"]
+
+
 @dataclass(frozen=True, slots=True)
 class Face:
     """One detected face in the pixels of its frame."""
@@ -33,6 +36,11 @@ class Face:
     index: int | None = None
     """Its place among all faces that were found in its frame, also where others were left out since; None: its place in
     the list it comes in. The noise of a face depends on it."""
+    origin: FaceOrigin = "found"
+    """found: by a detector. drawn: a person drew the box, which is an order: no filter leaves it alone. empty: the box
+    was given, and no face was found in it."""
+    turned: int = 0
+    """Degrees to the left by which the frame had to be turned for the face to be found: 0, 90, 180 or 270."""
 
     @property
     def size(self) -> float:
@@ -89,6 +97,12 @@ class FaceReport:
     """Cosine to the nearest of the people asked for, or else of those to leave alone; None where nobody was named."""
     drift: float | None = None
     """How far restoring moved the identity, see `faces.identity.drift`; None where nobody asked, or not restored."""
+    sharpness: float | None = None
+    """Of the input, 0 to 1, see `faces.quality.sharpness`; None where nobody asked."""
+    turned: int = 0
+    """Degrees to the left by which the picture had to be turned for the face to be found."""
+    seconds: float = field(default=0.0, compare=False)
+    """Time that restoring took: its share of the batch it was in."""
 
 
 @dataclass(slots=True)

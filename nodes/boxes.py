@@ -10,15 +10,20 @@ from ..bfr_core.faces.align import points_from_box
 from ..bfr_core.types import Face
 
 
-def from_faces(frames: Sequence[Sequence[Face]]) -> list[list[dict[str, Any]]]:
-    """Return faces as boxes, a list for each frame: the one nesting that every core node reads."""
+def from_faces(frames: Sequence[Sequence[Face]], factor: int = 1) -> list[list[dict[str, Any]]]:
+    """Return faces as boxes, a list for each frame: the one nesting that every core node reads.
+
+    Args:
+        frames: the faces of each.
+        factor: times as wide and as high as the frames they were found in are those that the boxes are for.
+    """
     return [
         [
             {
-                "x": face.box[0],
-                "y": face.box[1],
-                "width": face.box[2] - face.box[0],
-                "height": face.box[3] - face.box[1],
+                "x": face.box[0] * factor,
+                "y": face.box[1] * factor,
+                "width": (face.box[2] - face.box[0]) * factor,
+                "height": (face.box[3] - face.box[1]) * factor,
                 "label": "face",
                 "score": face.score,
             }
@@ -60,7 +65,8 @@ def _face(box: Any) -> Face:
     if not (0 < width < 1e6 and 0 < height < 1e6 and abs(x) < 1e6 and abs(y) < 1e6):
         raise _error(f"found a box of {width:g} x {height:g} pixels at ({x:g}, {y:g})")
     corners = (x, y, x + width, y + height)
-    return Face(corners, points_from_box(corners), score)
+    # Detectors say how sure they are; a box without a score was drawn by hand.
+    return Face(corners, points_from_box(corners), score, origin="found" if "score" in box else "drawn")
 
 
 def _error(found: str) -> InputMediaError:

@@ -8,7 +8,9 @@ import torch
 
 from ..bfr_core.errors import InputMediaError, SettingsError
 from ..bfr_core.faces.align import align_faces
-from ..bfr_core.faces.select import borrow_points, numbered, select_faces
+from ..bfr_core.faces.find import FoundFaces, find_faces
+from ..bfr_core.faces.select import numbered, select_faces
+from ..bfr_core.types import Face
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .foreign import SegsSocket, faces_of_landmarks, faces_of_segs, landmarks_input, segs_input, to_segs
@@ -41,10 +43,11 @@ def resolve_faces(
     *,
     landmarks: Any = None,
     segs: Any = None,
-) -> Faces:
+) -> list[FoundFaces]:
     """Return the faces of each frame: those given in any form, the first of these that is, or those a detector finds.
 
-    Boxes and segments have no points: those of the face that a detector finds there are taken.
+    Boxes and segments have no points: those of the face that a detector finds there are taken. Boxes in which none is
+    found are among the result, and say so.
 
     Raises:
         InputMediaError: what was given cannot be read, or belongs to other frames.
@@ -52,22 +55,21 @@ def resolve_faces(
     shape = (frames.shape[-2], frames.shape[-1])
     if faces is not None:
         check_faces(faces, len(frames))
-        return faces
+        return [FoundFaces(list(there), "given") for there in faces]
     if landmarks is not None:
-        return faces_of_landmarks(landmarks, len(frames), shape)
+        return [FoundFaces(there, "given") for there in faces_of_landmarks(landmarks, len(frames), shape)]
     given = None
     if boxes is not None:
         given = core_boxes.to_faces(boxes, len(frames))
     elif segs is not None:
         given = faces_of_segs(segs, len(frames), shape)
     finder = detector or get_detector()
-    found: Faces = []
-    for frame in frames:
+    found = []
+    for index, frame in enumerate(frames):
         check_cancel()
-        found += finder.detect(frame.clamp(0, 1)[None], threshold=threshold or None)
-    if given is None:
-        return found
-    return [borrow_points(drawn, detected) for drawn, detected in zip(given, found, strict=True)]
+        drawn = None if given is None else given[index]
+        found.append(find_faces(frame, finder, threshold=threshold or None, boxes=drawn))
+    return found
 
 
 class DetectFaces(io.ComfyNode):
@@ -80,8 +82,9 @@ class DetectFaces(io.ComfyNode):
             node_id="BFR_DetectFaces",
             display_name="Detect Faces",
             category=CATEGORY,
-            description="Find the faces in every image of a batch, or take those that another tool has found. An image "
-            "without a face is a normal result. The mask shows the boxes; connect faces to Align Faces.",
+            description="Find the faces in every image of a batch, or take those that another tool has found. Where "
+            "none is found, it is searched turned by 90, 180 and 270 degrees too, as scans may lie; no face at all is "
+            "a normal result. The mask shows the boxes; connect faces to Align Faces.",
             search_aliases=["face detection", "find faces", "face bbox"],
             inputs=[
                 io.Image.Input("image", tooltip="The images to search"),
@@ -126,7 +129,7 @@ class DetectFaces(io.ComfyNode):
         """Detect, and paint the boxes into a mask."""
         frames, _ = split_image(image)
         resolved = resolve_faces(frames, detector, None, boxes, threshold, landmarks=landmarks, segs=segs)
-        found = [numbered(faces) for faces in resolved]
+        found = [_there(there.faces) for there in resolved]
         kept = [select_faces(faces, max_faces=max_faces, min_size=min_size)[0] for faces in found]
         mask = torch.zeros(len(frames), *frames.shape[-2:])
         for layer, faces in zip(mask, kept, strict=True):
@@ -148,8 +151,8 @@ class AlignFaces(io.ComfyNode):
             display_name="Align Faces",
             category=CATEGORY,
             description="Cut every face out of its image, upright, the way restoration methods expect it (FFHQ "
-            "template). Connect faces, or boxes from any core detector. Where no face is found, aligned is one black "
-            "square and Composite Faces changes nothing.",
+            "template). Connect faces, or boxes from any core detector; a box in which no face is found is left out. "
+            "Where there is none at all, aligned is one black square and Composite Faces changes nothing.",
             search_aliases=["face crop", "ffhq"],
             inputs=[
                 io.Image.Input("image", tooltip="The images the faces were found in"),
@@ -191,8 +194,13 @@ class AlignFaces(io.ComfyNode):
         crops = [
             crop
             for index, (frame, present) in enumerate(zip(frames, found, strict=True))
-            for crop in align_faces(frame.clamp(0, 1), numbered(present), size, frame_index=index)
+            for crop in align_faces(frame.clamp(0, 1), _there(present.faces), size, frame_index=index)
         ]
         aligned = torch.stack([crop.image for crop in crops]) if crops else torch.zeros(1, 3, size, size)
         height, width = frames.shape[-2:]
         return io.NodeOutput(join_image(aligned), Crops(tuple(crops), len(frames), (height, width)))
+
+
+def _there(faces: list[Face]) -> list[Face]:
+    """Return the faces, numbered, without boxes in which none was found."""
+    return [face for face in numbered(faces) if face.origin != "empty"]

@@ -12,6 +12,7 @@ import torch
 
 from ..bfr_core.compose.within import check_within, outside, within_of
 from ..bfr_core.errors import InputMediaError, SettingsError
+from ..bfr_core.faces.quality import QualityFilter
 from ..bfr_core.faces.select import select_faces
 from ..bfr_core.registry import Method
 from ..bfr_core.restoration.faces import FaceBatch, restore_crops
@@ -40,6 +41,7 @@ from .own import input_kind
 from .people import person_in
 from .settings import chosen_settings, default_config, fidelity_input, param_input, settings_input
 from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket, RestorerSocket
+from .upscaling import host_upscaler, larger_alpha, larger_shape, upscale_inputs
 
 SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
 SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
@@ -62,6 +64,15 @@ def within_input(how_many: str) -> Any:
         "mask", optional=True,
         tooltip=f"Where restoring may show: 1 in full, 0 not at all. {how_many}A face outside is left alone, and the "
         "pixels there stay as they were",
+    )  # fmt: skip
+
+
+def every_face_input() -> Any:
+    """Return the widget that switches the quality filter off."""
+    return option(
+        io.Boolean, "all_faces", default=False, optional=True,
+        tooltip="Also faces that are sharp already or turned too far aside, which are left alone otherwise; the report "
+        "says which and why",
     )  # fmt: skip
 
 
@@ -152,6 +163,8 @@ class RestoreFaces(io.ComfyNode):
                 landmarks_input("restore these faces only; used where no faces are connected"),
                 segs_input("restore these faces only; used where nothing else is connected"),
                 fidelity_input(),
+                every_face_input(),
+                *upscale_inputs(),
                 settings_input(),
             ],
             outputs=[
@@ -182,6 +195,9 @@ class RestoreFaces(io.ComfyNode):
         landmarks: Any = None,
         segs: Any = None,
         fidelity: float = 0.5,
+        all_faces: bool = False,
+        upscale: str = "1",
+        upscale_model: Any = None,
         settings: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Restore every frame."""
@@ -189,32 +205,33 @@ class RestoreFaces(io.ComfyNode):
         loaded = restorer or get_restorer(method)
         chosen = chosen_settings(loaded, fidelity, settings)
         within = None if mask is None else check_within(mask, len(frames)).expand(len(frames), -1, -1)
-        given = not all(value is None for value in (faces, boxes, landmarks, segs))
         if (faces is None and landmarks is None) or person is not None:
             detector = detector or get_detector()
         people = None if person is None else person_in(person, detector)
         found = resolve_faces(frames, detector, faces, boxes, threshold, landmarks=landmarks, segs=segs)
         options = RestoreOptions(
             strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people, colours=colours,
-            settings=chosen,
+            settings=chosen, quality_filter=None if all_faces else QualityFilter(), upscale=int(upscale),
+            upscaler=host_upscaler(upscale_model),
         )  # fmt: skip
         # With a person, as many as there may be: who is who is seen frame by frame.
         total = 0
         for index, there in enumerate(found):
-            left = {} if within is None else outside(there, within_of(within, index, frames.shape[-2:]))
-            total += len(select_faces(there, max_faces=max_faces, min_size=min_size, left=left)[0])
+            left = {} if within is None else outside(there.faces, within_of(within, index, frames.shape[-2:]))
+            total += len(select_faces(there.faces, max_faces=max_faces, min_size=min_size, left=left)[0])
         run = runtime(loaded.managed, total)
-        out, masks, reports = torch.empty_like(frames), torch.zeros(len(frames), *frames.shape[-2:]), []
+        out, reports = frames.new_empty(larger_shape(frames, options.upscale)), []
+        masks = out.new_zeros(len(out), *out.shape[-2:])
         made = restore_photos(frames, loaded.restorer, faces=found, options=options, runtime=run, within=within)
         for index, result in enumerate(made):
             check_cancel()
             out[index], masks[index] = result.image, result.mask
-            if not given:
-                result.report.detector = detector.name
             reports.append(result.report.to_dict())
         run.on_progress(total, total)
         report = json.dumps(reports, indent=1)
-        return io.NodeOutput(join_image(out, alpha), to_host(masks), core_boxes.from_faces(found), report)
+        there = core_boxes.from_faces([one.faces for one in found], options.upscale)
+        larger = larger_alpha(alpha, options.upscale)
+        return io.NodeOutput(join_image(out, larger), to_host(masks), there, report)
 
 
 def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:

@@ -21,6 +21,7 @@ from .people import person_in
 from .restore import SEED, SEED_HELP, colours_input, within_input
 from .settings import chosen_settings, fidelity_input, settings_input
 from .types import CATEGORY, DetectorSocket, Faces, FacesSocket, RestorerSocket, TrackChoice, TracksSocket
+from .upscaling import host_upscaler, larger_alpha, upscale_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +89,7 @@ def more_inputs() -> list[Any]:
             "Those of every frame: follow these faces and look for no others",
         ),
         fidelity_input(),
+        *upscale_inputs(),
         settings_input(),
     ]  # fmt: skip
 
@@ -123,8 +125,8 @@ def make_choice(
     Raises:
         InputMediaError: a photo shows no face.
     """
+    from ..bfr_core.faces.quality import QualityFilter
     from ..bfr_core.video.choose import TrackSelection
-    from ..bfr_core.video.quality import QualityFilter
 
     people = None if person is None else person_in(person, detector)
     gate = None if all_faces else QualityFilter()
@@ -217,6 +219,8 @@ class RestoreFacesInVideo(io.ComfyNode):
         mask: torch.Tensor | None = None,
         faces: Faces | None = None,
         fidelity: float = 0.5,
+        upscale: str = "1",
+        upscale_model: Any = None,
         settings: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Analyse, render and join, or go on with it."""
@@ -248,6 +252,8 @@ class RestoreFacesInVideo(io.ComfyNode):
             ),
             encode=encode,
             on_damage=on_damage,
+            upscale=int(upscale),
+            upscaler=host_upscaler(upscale_model),
         )
         models = FilmModels(loaded.restorer, detector, get_recogniser())
         pairs, bar = _Pairs(), FilmBar("analyse", "render", "join", "verify", frames=film.frames)
@@ -337,6 +343,8 @@ class RestoreFacesInFrames(io.ComfyNode):
         mask: torch.Tensor | None = None,
         faces: Faces | None = None,
         fidelity: float = 0.5,
+        upscale: str = "1",
+        upscale_model: Any = None,
         settings: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Restore the batch as one film."""
@@ -358,6 +366,8 @@ class RestoreFacesInFrames(io.ComfyNode):
             render=RenderOptions(
                 strength=strength, seed=seed, deflicker=deflicker, colours=colours, settings=chosen, within=within
             ),
+            upscale=int(upscale),
+            upscaler=host_upscaler(upscale_model),
         )
         bar = FilmBar("analyse", "render", frames=len(frames))
         models = FilmModels(loaded.restorer, given or detector, get_recogniser())
@@ -370,4 +380,5 @@ class RestoreFacesInFrames(io.ComfyNode):
             "frames": len(frames),
         }
         report = {**by, **made.to_dict(), "notes": run.notes}
-        return io.NodeOutput(join_image(made.frames, alpha), json.dumps(report, indent=1))
+        image = join_image(made.frames, larger_alpha(alpha, options.upscale))
+        return io.NodeOutput(image, json.dumps(report, indent=1))

@@ -99,7 +99,7 @@ def moving_face(face: Tensor, background: Tensor, count: int) -> Clip:
 def frame_by_frame(clip: Clip, restorer: Restorer, detector: Detector, runtime: Runtime) -> Iterator[Tensor]:
     """Restore every frame as a picture of its own: its own detection, its own seed."""
     for index, frame in enumerate(clip.frames):
-        options = RestoreOptions(max_faces=1)
+        options = RestoreOptions(max_faces=1, quality_filter=None)
         yield restore_photo(frame, restorer, detector, options=options, runtime=runtime, frame_index=index).image
 
 

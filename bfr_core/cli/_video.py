@@ -12,11 +12,11 @@ from ..errors import SettingsError
 from ._output import show
 
 if TYPE_CHECKING:
+    from ..faces.quality import QualityFilter
     from ..media.outputs import FilePair
     from ..restoration.options import RestoreOptions
     from ..runtime import Runtime
     from ..video.plan import FilmModels, FilmOptions
-    from ..video.quality import QualityFilter
     from ..video.types import ProgressCallback
 
 _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
@@ -25,8 +25,8 @@ _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
 
 _FILMS_ONLY = {
     "restart": False, "job": None, "keep_faces": None, "tracks": (), "except_tracks": (), "persons": (), "region": None,
-    "all_faces": False, "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": 16, "preset": "medium",
-    "drop_streams": (), "stream": None, "on_damage": "stop", "frame_rate": None, "from_second": 0.0, "seconds": None,
+    "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": 16, "preset": "medium", "drop_streams": (),
+    "stream": None, "on_damage": "stop", "frame_rate": None, "from_second": 0.0, "seconds": None,
 }  # fmt: skip
 """Options that pictures do not take, and what they are where nobody gives them."""
 
@@ -102,10 +102,6 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--region", type=_box, metavar="L,T,R,B", help="restore faces there only, in shares of the frame"
     )
-    group.add_argument(
-        "--all-faces", action="store_true",
-        help="also those that are sharp already, too small or in profile, which are left alone otherwise",
-    )  # fmt: skip
     group.add_argument(
         "--look-every", type=int, default=0, metavar="N",
         help="look for faces in every Nth frame and follow them between (0: as often as it takes)",
@@ -229,7 +225,7 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
 
 
 def _gate(args: argparse.Namespace) -> QualityFilter | None:
-    from ..video.quality import QualityFilter
+    from ..faces.quality import QualityFilter
 
     if args.all_faces:
         return None

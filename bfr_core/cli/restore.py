@@ -76,6 +76,11 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
     parser.add_argument("--aligned", action="store_true", help="each picture is one aligned face: detect nothing")
     parser.add_argument("--whole", action="store_true", help="restore all of each picture, with methods that can")
     parser.add_argument("--max-faces", type=int, default=0, metavar="N", help="only the N largest faces (0: all)")
+    parser.add_argument(
+        "--all-faces",
+        action="store_true",
+        help="also those that are sharp already or in profile (and in films too small), which are left alone otherwise",
+    )
     parser.add_argument("--min-size", type=float, metavar="PX", help="leave smaller faces (16; in films 32)")
     parser.add_argument(
         "--strength", type=float, default=1.0, help="0 keeps the input, 1 restores in full (%(default)s)"
@@ -125,6 +130,7 @@ def _restore(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..faces.detect import load_detector
+    from ..faces.quality import QualityFilter
     from ..media.outputs import make_places, plan_outputs
     from ..restoration.options import RestoreOptions
     from ..restoration.photo import check_whole, mask_input
@@ -140,6 +146,7 @@ def _restore(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         max_faces=args.max_faces,
         **({} if args.min_size is None else {"min_size": args.min_size}),
+        quality_filter=None if args.all_faces else QualityFilter(),
         settings={
             param.name: value for param in args.params if (value := getattr(args, f"param_{param.name}")) is not None
         },
@@ -188,6 +195,8 @@ def _restore(args: argparse.Namespace) -> int:
                         on_step=lambda index, total, name=name: bar.set_postfix_str(f"{name} {index + 1}/{total}")
                     )
                     done = _restore_file(job, restorer, detector, options, run, args, mask)
+                    for note in () if done["report"]["faces"] or args.whole else done["report"]["notes"]:
+                        tqdm.write(f"{job.source}: {note}", file=sys.stderr)
                 entry |= {"status": "done", **done}
             except BfrError as error:
                 entry |= {"status": "failed", "error": str(error)}
@@ -219,13 +228,17 @@ def _shown(bar: Any, name: str) -> ProgressCallback:
 
 def _summary(entries: Sequence[dict[str, Any]], args: argparse.Namespace, options: RestoreOptions) -> int:
     """Say what was done, and return the exit status."""
+    from ..faces.quality import SHARP_ALREADY, WOULD_SOFTEN
+
     failed = [entry for entry in entries if entry["status"] == "failed"]
     pictures = [entry for entry in entries if not is_clip(Path(entry["source"]))]
     if pictures:
         faces = [face for entry in pictures for face in entry.get("report", {}).get("faces", [])]
         restored = sum(face["action"] == "restored" for face in faces)
+        fine = sum(face["reason"].startswith((SHARP_ALREADY, WOULD_SOFTEN)) for face in faces)
+        left = f", {fine} left alone as sharp already (--all-faces restores them too)" if fine else ""
         done = sum(entry["status"] == "done" for entry in pictures)
-        show(f"{done} of {len(pictures)} pictures done, {restored} faces restored, in {args.out}")
+        show(f"{done} of {len(pictures)} pictures done, {restored} faces restored{left}, in {args.out}")
     for entry in entries:
         if entry not in pictures and entry["status"] == "done" and "report" in entry:
             show(film_line(entry))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputMediaError, SettingsError
-from ..faces.align import invert, pixel_grid, transform
+from ..faces.align import invert, pixel_grid, sample, transform
 from ..types import FaceCrop
+from .detail import NONE, share_kept, worth_in
 from .masks import FEATHER, check_mask, ramp
 
 _BAND = 0.06
@@ -60,8 +61,11 @@ def composite(
     strength: float = 1.0,
     feather: float = FEATHER,
     upscale: int = 1,
+    worth: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Paste restored crops into their frame.
+
+    Of a face that is larger than its crop, the change is pasted: its fine detail stays the frame's own, see `detail`.
 
     Shapes: frame (3, H, W) float32; restored: one (3, S, S) per crop, S may differ from the crop's size; masks:
     one (h, w) in [0, 1] or None per crop, combined with the square mask by minimum.
@@ -74,6 +78,7 @@ def composite(
         strength: 0 leaves the frame as it is, 1 puts the restored face there in full.
         feather: width of the ramp inside the square, as a share of its side.
         upscale: how many times as wide and as high the frame is as the one that the crops were cut from.
+        worth: how much of each face's own fine detail is worth keeping, where somebody knows; see `detail.worth_in`.
 
     Returns:
         The new frame, and the (H, W) mask of what was blended, strength included.
@@ -82,14 +87,20 @@ def composite(
         SettingsError: strength or feather out of range.
         InputMediaError: counts or shapes do not match, or a restored face holds NaN.
     """
-    _check(frame, crops, restored, masks, strength, feather)
+    _check(frame, crops, restored, masks, strength, feather, worth)
     out = frame.clone()
     blended = frame.new_zeros(frame.shape[-2:])
     if strength == 0:
         return out, blended
-    places = [_place(crop, frame.shape[-2:], upscale) for crop in crops]
+    # In the frame's own pixels. What is known of a face by its size is known of the picture it was cut from.
+    placed = [replace(crop, matrix=crop.matrix / [[upscale, upscale, 1]]) for crop in crops]
+    places = [_place(crop, frame.shape[-2:]) for crop in placed]
     for index, place in enumerate(places):
-        face = _shrink(restored[index].to(frame), crops[index], upscale)
+        face = _shrink(restored[index].to(frame), placed[index])
+        scale = crops[index].scale * restored[index].shape[-1] / crops[index].size
+        kept = _kept(frame, placed[index], scale, worth[index] if worth else None)
+        if kept:
+            face = face - kept * _entered(frame, placed[index], face.shape[-1])
         neighbours = [number for number, other in enumerate(places) if number != index and place.overlaps(other)]
         for strip in place.strips():
             weight, position = _weight(place, strip, frame, masks[index] if masks else None, feather)
@@ -99,6 +110,8 @@ def composite(
             weight *= strength
             region = (..., slice(strip.y0, strip.y1), slice(strip.x0, strip.x1))
             patch = F.grid_sample(face[None], position, mode="bilinear", padding_mode="border", align_corners=False)[0]
+            if kept:
+                patch.add_(frame[region], alpha=kept).clamp_(0, 1)
             # The difference is taken from the input, not from what a neighbour has already written: the shares of
             # overlapping faces sum to at most one, so the order of the faces does not matter. Where the weight is
             # zero exactly zero is added, which changes no bit.
@@ -114,6 +127,7 @@ def _check(
     masks: Sequence[Tensor | None] | None,
     strength: float,
     feather: float,
+    worth: Sequence[float] | None,
 ) -> None:
     for name, value, low, high in (("strength", strength, 0.0, 1.0), ("feather", feather, 0.0, 0.5)):
         if not low <= value <= high:
@@ -123,7 +137,8 @@ def _check(
                 kept="The picture is unchanged",
                 todo=f"Set {name} within that range",
             )
-    counts = (len(crops), len(restored), len(crops) if masks is None else len(masks))
+    beside = [len(given) for given in (masks, worth) if given is not None]
+    counts = (len(crops), len(restored), len(crops) if masks is None else len(masks), *beside)
     if len(set(counts)) != 1 or frame.ndim != 3 or frame.shape[0] != 3:
         raise InputMediaError(
             "Cannot composite these faces",
@@ -143,13 +158,13 @@ def _check(
             )
 
 
-def _place(crop: FaceCrop, shape: Sequence[int], upscale: int) -> _Place:
-    size, matrix = crop.size, crop.matrix / [[upscale, upscale, 1]]
+def _place(crop: FaceCrop, shape: Sequence[int]) -> _Place:
+    size = crop.size
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64)
-    reach = transform(invert(matrix), corners)
+    reach = transform(invert(crop.matrix), corners)
     x0, y0 = np.clip(np.floor(reach.min(0)), 0, [shape[1], shape[0]]).astype(int).tolist()
     x1, y1 = np.clip(np.ceil(reach.max(0)), 0, [shape[1], shape[0]]).astype(int).tolist()
-    return _Place(x0, y0, x1, y1, matrix / size)
+    return _Place(x0, y0, x1, y1, crop.matrix / size)
 
 
 def _unit_position(matrix: np.ndarray, region: _Place, device: torch.device) -> Tensor:
@@ -180,10 +195,30 @@ def _share(
     return 1 - presence * (1 - nearer)
 
 
-def _shrink(face: Tensor, crop: FaceCrop, upscale: int) -> Tensor:
+def _kept(frame: Tensor, crop: FaceCrop, scale: float, worth: float | None) -> float:
+    """Return how much of its own fine detail a face keeps under a restored one.
+
+    Args:
+        frame: where it goes.
+        crop: where it lies there.
+        scale: pixels of the restored face per pixel of the picture it was cut from: enlarged since, that holds no more.
+        worth: of the detail, where somebody knows.
+    """
+    return 0.0 if scale >= NONE else share_kept(worth_in(frame, crop) if worth is None else worth, scale)
+
+
+def _entered(frame: Tensor, crop: FaceCrop, size: int) -> Tensor:
+    """Return the face of the frame as a restorer of `size` sees it, (3, size, size).
+
+    It is cut out anew, as what a crop was cut from may have been of another size, or have been worked on since.
+    """
+    return sample(frame, crop.matrix * (size / crop.size), size).clamp_(0, 1)
+
+
+def _shrink(face: Tensor, crop: FaceCrop) -> Tensor:
     """Return the restored crop, shrunk with an antialias where sampling it in the frame would skip pixels."""
     side = face.shape[-1]
-    scale = crop.scale * side / crop.size / upscale
+    scale = crop.scale * side / crop.size
     if scale <= _KEEP_SCALE:
         return face
     small = max(math.ceil(side / scale * _KEEP_SCALE), 1)

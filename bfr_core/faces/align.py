@@ -33,9 +33,6 @@ FFHQ_TEMPLATE.flags.writeable = False
 
 _TEMPLATE_SIZE = 512
 
-_FINEST = 4
-"""Times that a face is enlarged by Lanczos at most; between its samples a line is as good."""
-
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the similarity that maps `source` points onto `target` points with the least squared error.
@@ -86,8 +83,8 @@ def points_from_box(box: tuple[float, float, float, float]) -> np.ndarray:
     return unit * [x1 - x0, y1 - y0] + [x0, y0]
 
 
-def align_face(frame: Tensor, face: Face, size: int = 512, *, frame_index: int = 0, fine: bool = False) -> FaceCrop:
-    """Cut one face out of a frame, upright in the FFHQ template; see `sample` for `fine`.
+def align_face(frame: Tensor, face: Face, size: int = 512, *, frame_index: int = 0, enlarge: int = 1) -> FaceCrop:
+    """Cut one face out of a frame, upright in the FFHQ template; see `sample` for `enlarge`.
 
     Shapes: frame (3, H, W) float32 [0, 1]; the crop is (3, size, size).
 
@@ -95,18 +92,18 @@ def align_face(frame: Tensor, face: Face, size: int = 512, *, frame_index: int =
         InputMediaError: the face's points do not define a similarity.
     """
     matrix = similarity(face.points, FFHQ_TEMPLATE * (size / _TEMPLATE_SIZE))
-    return FaceCrop(sample(frame, matrix, size, fine=fine), matrix, face, frame_index)
+    return FaceCrop(sample(frame, matrix, size, enlarge=enlarge), matrix, face, frame_index)
 
 
 def align_faces(
-    frame: Tensor, faces: Sequence[Face], size: int = 512, *, frame_index: int = 0, fine: bool = False
+    frame: Tensor, faces: Sequence[Face], size: int = 512, *, frame_index: int = 0, enlarge: int = 1
 ) -> list[FaceCrop]:
     """Cut every face out of a frame; see `align_face`."""
-    return [align_face(frame, face, size, frame_index=frame_index, fine=fine) for face in faces]
+    return [align_face(frame, face, size, frame_index=frame_index, enlarge=enlarge) for face in faces]
 
 
-def whole_crop(image: Tensor, size: int, *, fine: bool = False) -> FaceCrop:
-    """Treat a whole picture as an aligned face, brought to `size` where it is not; see `sample` for `fine`.
+def whole_crop(image: Tensor, size: int, *, enlarge: int = 1) -> FaceCrop:
+    """Treat a whole picture as an aligned face, brought to `size` where it is not; see `sample` for `enlarge`.
 
     Shapes: image (3, S, S) float32 [0, 1].
 
@@ -124,16 +121,16 @@ def whole_crop(image: Tensor, size: int, *, fine: bool = False) -> FaceCrop:
     scale = size / width
     matrix = np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]])
     face = Face((0.0, 0.0, float(width), float(height)), FFHQ_TEMPLATE * (width / _TEMPLATE_SIZE), 1.0)
-    return FaceCrop(sample(image, matrix, size, fine=fine), matrix, face)
+    return FaceCrop(sample(image, matrix, size, enlarge=enlarge), matrix, face)
 
 
-def sample(frame: Tensor, matrix: np.ndarray, size: int, *, fine: bool = False) -> Tensor:
+def sample(frame: Tensor, matrix: np.ndarray, size: int, *, enlarge: int = 1) -> Tensor:
     """Sample a square crop from a frame through a similarity.
 
-    A face smaller than the crop is drawn out linearly, as in the training of the published methods. With `fine` it is
-    enlarged by Lanczos first, which keeps more of what a small face has. A face larger than the crop is shrunk with an
-    antialias first: sampling alone would skip pixels, which shows as jagged edges in a photo and as shimmer in a film.
-    Beyond the frame its content is mirrored.
+    A face smaller than the crop is drawn out linearly, as in the training of the published methods; with `enlarge` it
+    is enlarged that many times by Lanczos first, which keeps more of what a small face has. A face larger than the crop
+    is shrunk with an antialias first: sampling alone would skip pixels, which shows as jagged edges in a photo and as
+    shimmer in a film. Beyond the frame its content is mirrored.
 
     Shapes: frame (C, H, W) float; returns (C, size, size).
     """
@@ -149,14 +146,15 @@ def sample(frame: Tensor, matrix: np.ndarray, size: int, *, fine: bool = False) 
     to_region = inverse.copy()
     to_region[:, 2] -= [x0, y0]
     scale = math.hypot(matrix[0, 0], matrix[1, 0])
+    if enlarge > 1 and scale > 1:
+        planes = [enlarge_plane(plane, enlarge, (0.0, 1.0)) for plane in region[0].cpu().numpy()]
+        region, scale = torch.from_numpy(np.stack(planes))[None].to(frame), scale / enlarge
+        to_region *= enlarge
     if scale < 1:
-        small = (max(round((y1 - y0) * scale), 1), max(round((x1 - x0) * scale), 1))
+        rows, columns = region.shape[-2:]
+        small = (max(round(rows * scale), 1), max(round(columns * scale), 1))
         region = F.interpolate(region, small, mode="bilinear", antialias=True, align_corners=False)
-        to_region *= [[small[1] / (x1 - x0)], [small[0] / (y1 - y0)]]
-    elif fine and (factor := min(math.ceil(scale), _FINEST)) > 1:
-        planes = [enlarge_plane(plane, factor, (0.0, 1.0)) for plane in region[0].cpu().numpy()]
-        region = torch.from_numpy(np.stack(planes))[None].to(frame)
-        to_region *= factor
+        to_region *= [[small[1] / columns], [small[0] / rows]]
     # "reflection" mirrors about the outer pixel edge and stays defined however far outside the frame a point is.
     grid = pixel_grid(to_region, (size, size), region.shape[-2:], frame.device)
     return F.grid_sample(region, grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0]

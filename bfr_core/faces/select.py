@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from ..types import Face
-from .pyramid import overlap
-
-SAME_FACE = 0.3
-"""Least overlap (IoU) of a given box with a detected face for the two to be the same: tools draw boxes differently."""
 
 
 def select_faces(
@@ -41,20 +35,3 @@ def select_faces(
 def numbered(faces: Sequence[Face]) -> list[Face]:
     """Return faces that know their place among all that were found in their frame; those that know it keep it."""
     return [face if face.index is not None else replace(face, index=place) for place, face in enumerate(faces)]
-
-
-def borrow_points(given: Sequence[Face], detected: Sequence[Face]) -> list[Face]:
-    """Give faces that came as bare boxes the points of the detected face that overlaps each most.
-
-    A box that no detected face overlaps keeps its guessed points: the person who drew it knows better than a
-    detector.
-    """
-    faces: list[Face] = []
-    for face in given:
-        if detected:
-            shared, _ = overlap(np.array(face.box), np.array([other.box for other in detected]))
-            best = int(shared.argmax())
-            if shared[best] >= SAME_FACE:
-                face = replace(face, points=detected[best].points)
-        faces.append(face)
-    return faces

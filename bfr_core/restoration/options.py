@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..bounds import bounded, check_bounds
 from ..compose.masks import FEATHER
+from ..faces.quality import QualityFilter
 
 if TYPE_CHECKING:
     from ..faces.people import DriftLimit, People
@@ -45,6 +46,9 @@ class RestoreOptions:
     """Restore this many of the largest faces; 0 for all."""
     min_size: float = bounded(16.0, 0, 1e6)
     """Leave faces smaller than this many pixels: there is nothing in them to restore from."""
+    quality_filter: QualityFilter | None = field(default_factory=QualityFilter)
+    """Which faces have nothing to gain: sharp already, or turned too far aside; its `min_size` and `min_seconds` are of
+    films. None for everybody has. A box that a person drew, aligned faces and whole pictures are not filtered."""
     people: People | None = None
     """Whom to restore, chosen among the faces that are large enough and before the largest are counted."""
     drift_limit: DriftLimit | None = None

@@ -8,22 +8,26 @@ come through here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..compose.detail import share_kept
 from ..compose.paste import composite
 from ..compose.within import check_within, keep_outside, outside, within_of
 from ..errors import InputMediaError, SettingsError
 from ..faces.align import align_faces, sample, whole_crop
-from ..faces.select import numbered, select_faces
+from ..faces.find import FoundFaces, find_faces
+from ..faces.quality import photo_facts
+from ..faces.select import numbered
 from ..registry import MASK, Method
 from ..restorer import Restorer, face_seed, whole_picture
 from ..runtime import Runtime
-from ..types import Face, FaceCrop, FaceReport, RestoreReport
+from ..types import Face, FaceCrop, RestoreReport
+from .choosing import ChosenFaces, choose_faces
 from .clock import Clock
 from .faces import FaceBatch, restore_crops
 from .options import RestoreOptions, colours_of
@@ -56,7 +60,7 @@ def restore_photo(
     restorer: Restorer,
     detector: Detector | None = None,
     *,
-    faces: Sequence[Face] | None = None,
+    faces: Sequence[Face] | FoundFaces | None = None,
     options: RestoreOptions | None = None,
     runtime: Runtime | None = None,
     frame_index: int = 0,
@@ -71,7 +75,7 @@ def restore_photo(
         frame: the picture; not changed. Values slightly outside [0, 1] are kept outside the faces.
         restorer: the loaded method.
         detector: finds the faces; not needed with `faces`.
-        faces: faces found before, or by hand.
+        faces: faces found before, or by hand; with what `find_faces` gave, the report has its seconds and notes.
         options: what to do.
         runtime: where to run.
         frame_index: number of the picture in its batch; part of the seed.
@@ -97,7 +101,7 @@ def restore_photos(
     restorer: Restorer,
     detector: Detector | None = None,
     *,
-    faces: Sequence[Sequence[Face]] | None = None,
+    faces: Sequence[Sequence[Face] | FoundFaces] | None = None,
     options: RestoreOptions | None = None,
     runtime: Runtime | None = None,
     first: int = 0,
@@ -177,7 +181,7 @@ def restore_aligned(
     """
     options, runtime = options or RestoreOptions(), runtime or Runtime()
     options.check()
-    photo = _Photo(frame, 0, restorer, replace(options, min_size=0.0))
+    photo = _Photo(frame, 0, restorer, replace(options, min_size=0.0, quality_filter=None))
     photo.take_whole()
     if mask is not None:
         photo.limit(mask_input(restorer.method), mask)
@@ -309,27 +313,31 @@ class _Photo:
         self.within = None if within is None else within_of(check_within(within, 1), 0, (height, width))
         self.detector = "none"
         self.found: list[Face] = []
-        self.chosen = _Chosen({}, {})
+        self.chosen = ChosenFaces({}, {})
+        self.notes: list[str] = []
         self.inputs: dict[str, Tensor] = {}
         self.restored: dict[int, Tensor] = {}
         self.clock = Clock()
         self.aligned = False
 
-    def find(self, detector: Detector | None, faces: Sequence[Face] | None) -> None:
+    def find(self, detector: Detector | None, faces: Sequence[Face] | FoundFaces | None) -> None:
         """Find the faces, choose, and cut the chosen ones out."""
-        inside = self.frame.clamp(0, 1)
         if faces is None and detector is not None:
-            faces = detector.detect(inside[None], threshold=self.options.threshold)[0]
-            self.detector = detector.name
-        else:
-            self.detector = "given"
-        self.clock.lap("detect")
-        self.found = numbered(faces or ())
-        size, fine = self.restorer.size, self.options.upscale > 1
-        self.chosen = _choose(
+            faces = find_faces(self.frame, detector, threshold=self.options.threshold)
+        if not isinstance(faces, FoundFaces):
+            notes = [] if faces else ["No faces were given with this picture: nothing was restored"]
+            faces = FoundFaces(list(faces or ()), "given", notes=notes)
+        self.detector, self.found, self.notes = faces.detector, numbered(faces.faces), list(faces.notes)
+        self.clock.add("detect", faces.seconds)
+        self.clock.lap()
+        inside, size, factor = self.frame.clamp(0, 1), self.restorer.size, self.options.upscale
+        self.chosen = choose_faces(
             self.found,
-            lambda some: align_faces(inside, some, size, frame_index=self.number, fine=fine),
             self.options,
+            lambda some: align_faces(inside, some, size, frame_index=self.number, enlarge=factor),
+            # A face that is sharp as it is would be soft where it is drawn out.
+            lambda face: photo_facts(inside, face, factor * size),
+            factor * size,
             {} if self.within is None else outside(self.found, self.within),
         )
         self.clock.lap("align")
@@ -337,9 +345,11 @@ class _Photo:
     def take_whole(self) -> None:
         """Take the picture itself for an aligned face."""
         self.detector, self.aligned = "aligned", True
-        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size, fine=self.options.upscale > 1)
+        crop = whole_crop(self.frame.clamp(0, 1), self.restorer.size, enlarge=self.options.upscale)
         self.found = numbered([crop.face])
-        self.chosen = _choose(self.found, lambda _: [crop], self.options)
+        self.chosen = choose_faces(
+            self.found, self.options, lambda some: [crop for _ in some], lambda _: {}, self.restorer.size
+        )
 
     def limit(self, name: str, mask: Tensor) -> None:
         """Take where the method's guidance may act.
@@ -364,12 +374,14 @@ class _Photo:
         """Return the seeds of the chosen faces: of each its place among all that were found."""
         return [face_seed(self.options.seed, self.number, self.found[index].index or 0) for index in self.chosen.crops]
 
-    def take(self, faces: Tensor, drift: Sequence[float | None], reasons: Sequence[str]) -> None:
-        """Take the restored faces; those with a reason stay as they were."""
+    def take(self, faces: Tensor, drift: Sequence[float | None], reasons: Sequence[str], seconds: float) -> None:
+        """Take the restored faces, each of which took so long; those with a reason stay as they were."""
+        self.clock.add("restore", seconds * len(faces))
+        self.chosen.seconds |= dict.fromkeys(self.chosen.crops, seconds)
         for index, face, moved, reason in zip(list(self.chosen.crops), faces, drift, reasons, strict=True):
             if moved is not None:
                 self.chosen.drift[index] = moved
-            if reason:
+            if reason := reason or self.chosen.softens(index, face, self.options):
                 self.chosen.reasons[index] = reason
                 del self.chosen.crops[index]
             else:
@@ -380,14 +392,16 @@ class _Photo:
         self.clock.lap()
         crops, results = list(self.chosen.crops.values()), list(self.restored.values())
         options, factor = self.options, self.options.upscale
+        worth, said = self.chosen.detail(self.frame)
+        self.notes += said
         canvas = upscaled(self.frame, factor, options.upscaler)
         shown = fit_faces(results, crops, factor, options.upscaler)
         if not self.aligned:
             image, mask = composite(
-                canvas, crops, shown, strength=options.strength, feather=options.feather, upscale=factor
+                canvas, crops, shown, strength=options.strength, feather=options.feather, worth=worth, upscale=factor
             )
         elif crops:
-            image, mask = _blend_whole(canvas, shown[0], options.strength)
+            image, mask = _blend_whole(canvas, crops[0], shown[0], options.strength, worth[0])
         else:
             image, mask = canvas.clone(), torch.zeros(canvas.shape[-2:])
         if self.within is not None:
@@ -397,11 +411,13 @@ class _Photo:
         report = _report(self.restorer, options, self.detector, runtime)
         report.faces = [self.chosen.report(self.number, index, face) for index, face in enumerate(self.found)]
         report.seconds = self.clock.laps
+        notes = self.notes
         if options.people and self.chosen.likeness and not crops and not self.chosen.drift:
-            # In this report alone: the run's notes are shared by all pictures of a batch.
             nearest = max(self.chosen.likeness.values())
-            said = f"Nobody here is to be restored; the likeness of the nearest is {nearest:.3f}"
-            report.notes = [*runtime.notes, said]
+            notes = [*notes, f"Nobody here is to be restored; the likeness of the nearest is {nearest:.3f}"]
+        if notes:
+            # In this report alone: the run's notes are shared by all pictures of a batch.
+            report.notes = [*runtime.notes, *notes]
         return Restored(image, mask, crops, results, report)
 
 
@@ -428,72 +444,18 @@ def _restore(photos: Sequence[_Photo], restorer: Restorer, options: RestoreOptio
     at = 0
     for photo, count in zip(photos, counts, strict=True):
         here = slice(at, at + count)
-        photo.take(results.faces[here], results.drift[here], results.reasons[here])
-        photo.clock.add("restore", each * count)
+        photo.take(results.faces[here], results.drift[here], results.reasons[here], each)
         at += count
     return len(crops)
 
 
-@dataclass(slots=True)
-class _Chosen:
-    """What is to be done to the faces of a picture, all by their index in it."""
-
-    crops: dict[int, FaceCrop]
-    """Of the faces to restore."""
-    reasons: dict[int, str]
-    """Why the others are left."""
-    likeness: dict[int, float] = field(default_factory=dict)
-    drift: dict[int, float] = field(default_factory=dict)
-
-    def report(self, frame_index: int, index: int, face: Face) -> FaceReport:
-        """Return what the report says of a face."""
-        likeness, drift = (
-            None if known is None else round(known, 4) for known in (self.likeness.get(index), self.drift.get(index))
-        )
-        crop = self.crops.get(index)
-        return FaceReport(
-            frame_index,
-            index if face.index is None else face.index,
-            tuple(round(float(value), 2) for value in face.box),  # type: ignore[arg-type]
-            round(face.score, 4),
-            round(crop.scale, 4) if crop else 0.0,
-            "restored" if crop else "kept",
-            self.reasons.get(index, ""),
-            likeness,
-            drift,
-        )
-
-
-def _choose(
-    found: Sequence[Face],
-    align: Callable[[list[Face]], list[FaceCrop]],
-    options: RestoreOptions,
-    left: Mapping[int, str] | None = None,
-) -> _Chosen:
-    """Choose whom to restore, and cut out no face that nobody looks at; some may be left out before, and why."""
-    min_size, max_faces = options.min_size, options.max_faces
-    if options.people is None:
-        faces, reasons = select_faces(found, min_size=min_size, max_faces=max_faces, left=left)
-        there = [index for index in range(len(found)) if index not in reasons]
-        return _Chosen(dict(zip(there, align(faces), strict=True)), reasons)
-    candidates, reasons = select_faces(found, min_size=min_size, left=left)
-    there = [index for index in range(len(found)) if index not in reasons]
-    crops = dict(zip(there, align(candidates), strict=True))
-    images = [crop.image for crop in crops.values()]
-    likeness = dict(zip(there, options.people.find(torch.stack(images)) if images else (), strict=True))
-    reasons |= {index: known.reason for index, known in likeness.items() if known.reason}
-    _, reasons = select_faces(found, min_size=min_size, max_faces=max_faces, left=reasons)
-    return _Chosen(
-        {index: crop for index, crop in crops.items() if index not in reasons},
-        reasons,
-        {index: known.cosine for index, known in likeness.items()},
-    )
-
-
-def _blend_whole(frame: Tensor, face: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+def _blend_whole(frame: Tensor, crop: FaceCrop, face: Tensor, strength: float, worth: float) -> tuple[Tensor, Tensor]:
     """Blend a restored face over the whole of an aligned picture, at the picture's own size."""
     size = frame.shape[-1]
     if face.shape[-1] != size:
-        face = torch.nn.functional.interpolate(face[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
+        kept = share_kept(worth, crop.scale)
+        face = face - kept * crop.image if kept else face
+        face = torch.nn.functional.interpolate(face[None], (size, size), mode="bicubic", antialias=True)[0]
+        face = (face.add_(frame, alpha=kept) if kept else face).clamp_(0, 1)
     mask = torch.full(frame.shape[-2:], strength)
     return (torch.lerp(frame, face, strength) if strength else frame.clone()), mask

@@ -33,9 +33,6 @@ _OVERLAP = 32
 _SMALLEST = 64
 """Side of a tile that is not halved again."""
 
-_MARGIN = 1.5
-"""Pixels of a face per pixel of the enlarged picture: what linear sampling needs to lose nothing that shows."""
-
 SPANDREL = "pip install spandrel"
 
 
@@ -137,7 +134,7 @@ def fit_faces(
     shown: list[Tensor] = []
     for face, crop in zip(faces, crops, strict=True):
         scale = crop.scale * face.shape[-1] / crop.size
-        missing = _MARGIN * factor / scale if scale >= 1 else 1.0
+        missing = factor / scale if scale >= 1 else 1.0
         times = next((step for step in UPSCALES if step >= missing), UPSCALES[-1])
         shown.append(upscaled(face, times, upscaler).clamp(0, 1) if factor > 1 else face)
     return shown

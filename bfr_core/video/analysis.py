@@ -42,7 +42,8 @@ def analyse(
     tracks = link(found, looking or options.looking, check_cancel)
     if models.recogniser is not None:
         people(tracks, usual_min_likeness(models.recogniser), check_cancel)
-    choose(tracks, options.choice, shape, size=models.restorer.size)
+    # A face that is sharp as it is would be soft where it is drawn out.
+    choose(tracks, options.choice, shape, size=options.upscale * models.restorer.size)
     if options.render.within is not None:
         leave_outside(tracks, check_within(options.render.within, len(found)), shape)
     return tracks

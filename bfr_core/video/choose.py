@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..faces.align import sample
+from ..faces.find import SAME_FACE
 from ..faces.pyramid import overlap
-from ..faces.select import SAME_FACE
+from ..faces.quality import QualityFilter, yaw
 from ..types import Face
-from .quality import QualityFilter, yaw
 from .smooth import SIDE
 from .tracks import box_sizes
 from .types import Scan, Track
@@ -128,7 +128,15 @@ def _reason(track: Track, shape: tuple[int, int], choice: TrackSelection, size: 
             return f"its middle, {x:.2f} {y:.2f} of the frame, is outside the region asked for"
     if choice.quality_filter is None or track.id in choice.ids:
         return ""
-    return choice.quality_filter.reason(track, size)
+    return _brief(track, choice.quality_filter.min_seconds) or choice.quality_filter.reason(track.facts, size)
+
+
+def _brief(track: Track, least: float) -> str:
+    """Say that a face comes and goes within a shot in less than `least` seconds, empty where it does not."""
+    seconds = track.facts["seconds"]
+    if track.weight[0] < 1 and track.weight[-1] < 1 and seconds < least:
+        return f"in sight for {seconds:.2f} s only, less than {least:g} s"
+    return ""
 
 
 def _by_faces(tracks: Sequence[Track], faces: Sequence[Face]) -> None:

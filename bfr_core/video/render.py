@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import bounded, check_bounds
+from ..compose import detail
 from ..compose.masks import FEATHER
 from ..compose.paste import composite
 from ..compose.within import keep_outside, within_of
@@ -236,7 +237,7 @@ class _Renderer:
                 continue
             frame = moment.rgb() if frame is None else frame
             matrix = track.matrices[row] * (self.restorer.size / SIDE)
-            image = sample(frame, matrix, self.restorer.size, fine=self.upscale > 1).clamp_(0, 1)
+            image = sample(frame, matrix, self.restorer.size, enlarge=self.upscale).clamp_(0, 1)
             strength = self._strength(track) * float(track.weight[row])
             held.faces.append(_Shown(track, moment, matrix, strength, image))
         self.waiting.extend(held.faces)
@@ -308,9 +309,11 @@ class _Renderer:
             for shown in held.faces
         ]
         crops = [FaceCrop(face, shown.matrix, _NOBODY) for face, shown in zip(faces, held.faces, strict=True)]
+        # One figure for all frames of a track: what is kept of its fine detail must not tremble.
+        worth = [detail.worth(shown.track.facts.get("sharpness", 0.0)) for shown in held.faces]
         after, blended = composite(
             before, crops, fit_faces(faces, crops, self.upscale), masks=masks, strength=most,
-            feather=self.options.feather, upscale=self.upscale,
+            feather=self.options.feather, worth=worth, upscale=self.upscale,
         )  # fmt: skip
         if self.options.within is not None:
             mask = within_of(self.options.within, moment.index, (before.shape[1], before.shape[2]))

@@ -22,10 +22,10 @@ from ..bounds import bounded, check_bounds
 from ..errors import InputMediaError
 from ..faces.align import FFHQ_TEMPLATE, sample, similarity
 from ..faces.pyramid import overlap
+from ..faces.quality import CROP, sharpness
 from ..runtime import Runtime
 from ..types import Face
 from .cuts import CutFinder
-from .quality import CROP, sharpness
 from .types import Scan, VideoFrame
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .quality import yaw
+from ..faces.quality import yaw
 from .scan import ScanOptions
 from .smooth import SIDE, crop_matrices, smooth_matrices
 from .types import Scan, Track
@@ -285,7 +285,7 @@ def facts(scan: Scan, rows: np.ndarray) -> dict[str, float]:
 
     size: of the box, in pixels (geometric mean of its sides); side: of the FFHQ crop, in pixels of the frame; eyes:
     their distance, in pixels; yaw: degrees; score: the detector's; looks: how many there were; seconds: from first to
-    last; sharpness: see `video.quality`, where measured.
+    last; sharpness: see `faces.quality`, where measured.
     """
     boxes, points = scan.boxes[rows].astype(np.float64), scan.points[rows]
     scale = np.hypot(*crop_matrices(points)[:, :, 0].T)

@@ -152,7 +152,7 @@ class Scan:
     identity: np.ndarray
     """(M, D) float32 of unit length, NaN in rows that the recogniser was not asked about; D may be 0."""
     sharpness: np.ndarray
-    """(M,) float32, see `video.quality`; NaN where not measured."""
+    """(M,) float32, see `faces.quality`; NaN where not measured."""
 
     def __len__(self) -> int:
         return len(self.times)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bfr_core.cli import main
 from bfr_core.errors import InputMediaError, ModelError, RestoreError, SettingsError
-from bfr_core.faces.align import points_from_box
+from bfr_core.faces.align import points_from_box, sample
 from bfr_core.media.pictures import Picture, read_picture, write_picture
 from bfr_core.media.scaling import enlarge_plane
 from bfr_core.restoration.options import RestoreOptions
@@ -151,6 +151,18 @@ def test_faces_are_cut_from_the_small_picture_and_go_in_at_full_size():
     assert float((seen[0] - seen[1]).abs().max()) < 0.01  # the same crop, but for the kernel
     middle = large.image[0, 60:100, 90:110]
     assert float(middle.std()) > 0.25 > float(small.image[0, 15:25, 23:27].std())
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_crop_is_what_the_enlarged_picture_would_give(factor):
+    frame = waves(90, 80, 1, 0.7)
+    matrix = np.array([[1.6, 0.2, -40.0], [-0.2, 1.6, -20.0]])
+    cut = sample(frame, matrix, 64, enlarge=factor)
+    torch.testing.assert_close(
+        cut, sample(upscaled(frame, factor), matrix / [[factor, factor, 1]], 64), atol=0.01, rtol=0
+    )
+    large = np.array([[0.7, 0.1, 0.0], [-0.1, 0.7, 8.0]])
+    assert torch.equal(sample(frame, large, 64, enlarge=factor), sample(frame, large, 64))
 
 
 def test_light_outside_the_range_is_kept():

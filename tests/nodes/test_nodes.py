@@ -626,8 +626,7 @@ def test_faces_are_shown_before_and_after_as_they_are_restored(
 ) -> None:
     host.previews.clear()
     monkeypatch.setattr(pack.module("nodes.host"), "_LOOK", 0.0)
-    image = pictures(3)
-    execute(nodes["BFR_RestoreFaces"], image=image, method="any")
+    execute(nodes["BFR_RestoreFaces"], image=pictures(3) * 0.9, method="any")
     node = pack.module("nodes.restore").method_node(tiny.method)
     execute(node, faces=torch.rand(2, SIZE, SIZE, 3))
     assert len(host.previews) == 5
@@ -637,7 +636,7 @@ def test_faces_are_shown_before_and_after_as_they_are_restored(
         assert abs(before.mean() + after.mean() - 255) < 2, "the restorer inverts"
     host.previews.clear()
     monkeypatch.setattr(pack.module("nodes.host"), "_LOOK", 1e9)
-    execute(nodes["BFR_RestoreFaces"], image=image, method="any")
+    execute(nodes["BFR_RestoreFaces"], image=pictures(3) * 0.8, method="any")
     assert len(host.previews) == 1, "the page is not flooded"
 
 

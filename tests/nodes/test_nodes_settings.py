@@ -41,16 +41,20 @@ def test_every_method_shows_its_own_settings(nodes: dict[str, Any], pack: Pack) 
 
 
 def test_settings_reach_the_method(nodes: dict[str, Any], tiny: Any, pack: Pack) -> None:
-    image = pictures(1)
     plain = {"weight": 0.5, "steps": 4, "tiled": False, "mode": "soft"}
-    for given, expected in (
-        (None, plain),
-        ({"settings": "as published"}, plain),
-        ({"settings": "probe", "steps": 9, "mode": "hard"}, plain | {"steps": 9, "mode": "hard"}),
-        # As hosts give what a prompt left out.
-        ({"settings": "probe", "steps": None, "weight": 0.1}, plain | {"weight": 0.1}),
-        ({"settings": None}, plain),
+    for count, (given, expected) in enumerate(
+        (
+            (None, plain),
+            ({"settings": "as published"}, plain),
+            ({"settings": "probe", "steps": 9, "mode": "hard"}, plain | {"steps": 9, "mode": "hard"}),
+            # As hosts give what a prompt left out.
+            ({"settings": "probe", "steps": None, "weight": 0.1}, plain | {"weight": 0.1}),
+            ({"settings": None}, plain),
+        ),
+        1,
     ):
+        # Other pictures each time: what was restored before is not restored again.
+        image = pictures(count)
         execute(nodes[NODE], image=image, method="any", settings=given)
         assert used(tiny) == expected
     error = refused(pack, "SettingsError", nodes[NODE], image=image, method="any", settings={"settings": "clr_face"})
@@ -141,3 +145,31 @@ def test_other_errors_pass_as_they_are(nodes: dict[str, Any], tiny: Any, monkeyp
         with pytest.raises(type(planned)) as caught:
             execute(nodes[NODE], image=pictures(1), method="any")
         assert caught.value is planned and caught.type is type(planned)
+
+
+def test_the_result_can_be_larger(nodes: dict[str, Any], tiny: Any) -> None:
+    image = torch.cat([pictures(2), torch.rand(2, 80, 96, 1)], -1)
+    small, _, found, _ = execute(nodes[NODE], image=image, method="any")
+    mask = torch.zeros(1, 80, 96)
+    mask[..., :40] = 1
+    out, shown, boxes, report = execute(nodes[NODE], image=image, method="any", upscale="2", mask=mask)
+    assert out.shape == (2, 160, 192, 4) and shown.shape == (2, 160, 192)
+    plain, *_ = execute(nodes[NODE], image=image, method="any", upscale="2", mask=torch.zeros(80, 96))
+    assert torch.equal(out[:, :, 84:], plain[:, :, 84:]) and not torch.equal(out[:, :, :76], plain[:, :, :76])
+    assert (plain[..., :3] - image[..., :3].repeat_interleave(2, 1).repeat_interleave(2, 2)).abs().mean() < 0.1
+    assert [box["x"] for box in boxes[0]] == [2 * box["x"] for box in found[0]], "boxes are those of the result"
+    assert json.loads(report)[0]["upscale"] == 2
+    assert small.shape == image.shape
+
+
+def test_sharp_faces_are_left_alone_unless_all_are_wanted(nodes: dict[str, Any], tiny: Any) -> None:
+    # Noise of single pixels, larger than the restorer's crop: as sharp as can be.
+    generator = torch.Generator().manual_seed(0)
+    tiny.face = type(tiny.face)((40.0, 40.0, 280.0, 280.0), tiny.face.points * 6 - 80, 0.9)
+    tiny.detector.detect = lambda frames, threshold=None: [[tiny.face] for _ in frames]
+    image = torch.rand(1, 320, 320, 3, generator=generator)
+    out, _, _, report = execute(nodes[NODE], image=image, method="any")
+    assert torch.equal(out, image) and "sharp" in json.loads(report)[0]["faces"][0]["reason"]
+    out, _, _, report = execute(nodes[NODE], image=image, method="any", all_faces=True)
+    assert not torch.equal(out, image) and json.loads(report)[0]["faces"][0]["action"] == "restored"
+    assert json.loads(report)[0]["seconds"]["detect"] >= 0

@@ -17,9 +17,9 @@ from PIL import Image
 from bfr_core.errors import SettingsError
 from bfr_core.faces.align import FFHQ_TEMPLATE
 from bfr_core.faces.people import People
+from bfr_core.faces.quality import CROP, SHARP, QualityFilter, sharpness, yaw
 from bfr_core.types import Face
 from bfr_core.video.choose import THUMBNAIL, TrackSelection, apply_json, best_row, choose, thumbnail, to_json
-from bfr_core.video.quality import CROP, SHARP, QualityFilter, sharpness, yaw
 from bfr_core.video.tracks import link, people
 from bfr_core.video.types import Scan, Track
 

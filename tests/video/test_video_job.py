@@ -23,6 +23,7 @@ from bfr_core.cli import main
 from bfr_core.errors import BfrError, InputMediaError, OutputMediaError, SettingsError
 from bfr_core.faces.identity import embedded_recognizer
 from bfr_core.faces.people import DriftLimit
+from bfr_core.faces.quality import QualityFilter
 from bfr_core.runtime import Runtime
 from bfr_core.video import job as job_module
 from bfr_core.video.choose import TrackSelection
@@ -30,7 +31,6 @@ from bfr_core.video.drift import measure_drift
 from bfr_core.video.encode import EncodeSettings
 from bfr_core.video.job import FilmJob
 from bfr_core.video.plan import FilmModels, FilmOptions, fingerprint, plan_film
-from bfr_core.video.quality import QualityFilter
 from bfr_core.video.render import RenderOptions
 
 
