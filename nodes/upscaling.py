@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..bfr_core.restoration.options import UPSCALES
-from ..bfr_core.restoration.upscale import Lanczos, ModelUpscaler, Upscaler
+from ..bfr_core.restoration.upscale import Lanczos, ModelUpscaler
 from ..bfr_core.runtime import Runtime
+from ..bfr_core.types import Upscaler
 from .compat import io, option
 from .host import Managed, check_cancel, device
 
