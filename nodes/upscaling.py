@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from ..bfr_core.restoration.options import UPSCALES
-from ..bfr_core.restoration.upscale import Lanczos, ModelUpscaler, Upscaler
+from ..bfr_core.restoration.upscale import Lanczos, ModelUpscaler
 from ..bfr_core.runtime import Runtime
 from .compat import io, option
 from .host import Managed, check_cancel, device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ..bfr_core.types import Upscaler
 
 UpscaleModelSocket = io.Custom("UPSCALE_MODEL")
 """The host's own type: what Load Upscale Model gives, a model as spandrel describes it."""
