@@ -177,6 +177,8 @@ class Method(Generic[S]):
     """Files that are taken for one of the parts by mistake: what they are, in words, and keys that tell them."""
     stages: Mapping[str, str] = field(default_factory=dict)
     """Training stages: name, and the module under `train.stages` that declares it. Methods may share one."""
+    traits: str = ""
+    """What to expect of the weights that come with it, in a few words that lists have behind its title."""
     default: bool = False
     """Whether it is the one that restores where nobody chose a method; lists begin with it."""
     draws: bool = True

@@ -148,7 +148,9 @@ class Restorer:
                 lambda: self.method.restore(net, there, settings, seeds[here], rows, context), runtime
             )
             done += len(part)
-            return restored.clamp(0, 1).to(home)
+            restored = restored.clamp(0, 1).to(home)
+            runtime.on_faces(part, restored)
+            return restored
 
         return _ordinary(runtime.run_batched(call, faces))
 

@@ -71,6 +71,10 @@ def _no_progress(done: int, total: int) -> None:
     """Hear of nothing."""
 
 
+def _no_faces(before: Tensor, after: Tensor) -> None:
+    """Look at nothing."""
+
+
 def _no_cancel() -> None:
     """Never stop."""
 
@@ -111,12 +115,13 @@ class Runtime:
         batch: most items in one call of a network; less where memory runs out.
         on_progress: hears of items done and items in all.
         on_step: hears of each step of the faces at work, before it, from methods that take steps.
+        on_faces: sees the crops of a batch before and after it was restored, (n, 3, S, S), before progress is told.
         check_cancel: raises when the host wants the run to stop; whatever it raises passes through untouched.
         prepare: brings a network to the device; None moves it with `.to`. A host puts its memory management here.
         kept: restored faces of earlier runs, which are not restored again; None keeps none.
     """
 
-    __slots__ = ("_machine", "_record", "check_cancel", "on_progress", "on_step")
+    __slots__ = ("_machine", "_record", "check_cancel", "on_faces", "on_progress", "on_step")
 
     def __init__(
         self,
@@ -128,12 +133,14 @@ class Runtime:
         check_cancel: Callable[[], None] = _no_cancel,
         prepare: Callable[[nn.Module], nn.Module] | None = None,
         kept: KeptFaces | None = None,
+        on_faces: Callable[[Tensor, Tensor], None] = _no_faces,
     ) -> None:
         self._fill(
             _machine=_Machine(device or torch.device("cpu"), dtype, prepare, kept),
             _record=_Record(max(batch, 1)),
             on_progress=on_progress,
             on_step=on_step,
+            on_faces=on_faces,
             check_cancel=check_cancel,
         )
 
@@ -174,6 +181,7 @@ class Runtime:
         *,
         on_progress: Callable[[int, int], None] | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        on_faces: Callable[[Tensor, Tensor], None] | None = None,
         check_cancel: Callable[[], None] | None = None,
         kept: KeptFaces | None = None,
     ) -> Runtime:
@@ -184,6 +192,7 @@ class Runtime:
             _record=self._record,
             on_progress=on_progress or self.on_progress,
             on_step=on_step or self.on_step,
+            on_faces=on_faces or self.on_faces,
             check_cancel=check_cancel or self.check_cancel,
         )
         return made
@@ -194,7 +203,7 @@ class Runtime:
 
     def silent(self) -> Runtime:
         """Return a copy whose progress nobody hears of; it can still be cancelled."""
-        return self.derived(on_progress=_no_progress, on_step=_no_progress)
+        return self.derived(on_progress=_no_progress, on_step=_no_progress, on_faces=_no_faces)
 
     def renewed(self) -> Runtime:
         """Return a copy with notes of its own, for another report."""

@@ -8,6 +8,7 @@ from .compat import ComfyExtension, io
 from .composite import CompositeFaces
 from .degrade import DegradeFaces
 from .detect import AlignFaces, DetectFaces
+from .errors import in_words
 from .example import ExampleClip, ExamplePortrait
 from .guidance import CombineGuidanceMasks, FacePartMask, GuidanceMask, IdentityGuideNode, PreviewGuidanceMask
 from .host import register_folders
@@ -35,4 +36,4 @@ class BfrExtension(ComfyExtension):
         own: list[type[io.ComfyNode]] = []
         for method in methods().values():
             own += [method_node(method), *([picture_node(method)] if method.picture else []), *own_nodes(method)]
-        return fixed + own
+        return [in_words(node) for node in fixed + own]

@@ -10,15 +10,20 @@ from ..bfr_core.faces.align import points_from_box
 from ..bfr_core.types import Face
 
 
-def from_faces(frames: Sequence[Sequence[Face]]) -> list[list[dict[str, Any]]]:
-    """Return faces as boxes, a list for each frame: the one nesting that every core node reads."""
+def from_faces(frames: Sequence[Sequence[Face]], factor: int = 1) -> list[list[dict[str, Any]]]:
+    """Return faces as boxes, a list for each frame: the one nesting that every core node reads.
+
+    Args:
+        frames: the faces of each.
+        factor: times as wide and as high as the frames they were found in are those that the boxes are for.
+    """
     return [
         [
             {
-                "x": face.box[0],
-                "y": face.box[1],
-                "width": face.box[2] - face.box[0],
-                "height": face.box[3] - face.box[1],
+                "x": face.box[0] * factor,
+                "y": face.box[1] * factor,
+                "width": (face.box[2] - face.box[0]) * factor,
+                "height": (face.box[3] - face.box[1]) * factor,
                 "label": "face",
                 "score": face.score,
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "InputImpl",
     "boxes_input",
     "boxes_output",
+    "dynamic_combo",
     "intermediate_dtype",
     "io",
     "option",
@@ -46,6 +48,17 @@ def option(kind: Any, name: str, *, advanced: bool = False, **fields: Any) -> An
     if advanced and "advanced" in inspect.signature(kind.Input.__init__).parameters:
         fields["advanced"] = True
     return kind.Input(name, **fields)
+
+
+def dynamic_combo(name: str, choices: Mapping[str, Sequence[Any]], *, labels: Mapping[str, str], tooltip: str) -> Any:
+    """Build an optional combo whose choice decides which further widgets there are.
+
+    Its value comes as a dictionary: the choice under `name`, and each widget under its own name. `labels` are what
+    pages show in place of the choices (`web/labels.js`).
+    """
+    options = [io.DynamicCombo.Option(key, list(inputs)) for key, inputs in choices.items()]
+    extra = {"labels": dict(labels)}
+    return io.DynamicCombo.Input(name, options=options, optional=True, tooltip=tooltip, extra_dict=extra)
 
 
 _BoundingBox = io.Custom("BOUNDING_BOX")

@@ -13,31 +13,56 @@ from ..bfr_core.faces.select import numbered, select_faces
 from ..bfr_core.types import Face
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
+from .foreign import SegsSocket, faces_of_landmarks, faces_of_segs, landmarks_input, segs_input, to_segs
 from .host import check_cancel, join_image, split_image, to_host
 from .models import get_detector
 from .types import FIND, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket
 
 
-def resolve_faces(
-    frames: torch.Tensor, detector: Any, faces: Faces | None, boxes: Any, threshold: float = 0.0
-) -> list[FoundFaces]:
-    """Return the faces of each frame: those given, those in the boxes, or those a detector finds, turned too.
-
-    Boxes in which no face was found are among them, and say so.
+def check_faces(faces: Faces, images: int) -> None:
+    """Refuse faces of another number of images.
 
     Raises:
-        InputMediaError: faces or boxes belong to another number of frames.
+        InputMediaError: they are.
     """
+    if len(faces) != images:
+        raise InputMediaError(
+            "Cannot use these faces",
+            found=f"they were found in {len(faces)} images, but {images} images came in; expected as many",
+            kept="The images are unchanged",
+            todo="Connect the same image to Detect Faces and to this node",
+        )
+
+
+def resolve_faces(
+    frames: torch.Tensor,
+    detector: Any,
+    faces: Faces | None,
+    boxes: Any,
+    threshold: float = 0.0,
+    *,
+    landmarks: Any = None,
+    segs: Any = None,
+) -> list[FoundFaces]:
+    """Return the faces of each frame: those given in any form, the first of these that is, or those a detector finds.
+
+    Boxes and segments have no points: those of the face that a detector finds there are taken. Boxes in which none is
+    found are among the result, and say so.
+
+    Raises:
+        InputMediaError: what was given cannot be read, or belongs to other frames.
+    """
+    shape = (frames.shape[-2], frames.shape[-1])
     if faces is not None:
-        if len(faces) != len(frames):
-            raise InputMediaError(
-                "Cannot use these faces",
-                found=f"they were found in {len(faces)} images, but {len(frames)} images came in; expected as many",
-                kept="The images are unchanged",
-                todo="Connect the same image to Detect Faces and to this node",
-            )
+        check_faces(faces, len(frames))
         return [FoundFaces.given(there) for there in faces]
-    given = None if boxes is None else core_boxes.to_faces(boxes, len(frames))
+    if landmarks is not None:
+        return [FoundFaces(there, "given") for there in faces_of_landmarks(landmarks, len(frames), shape)]
+    given = None
+    if boxes is not None:
+        given = core_boxes.to_faces(boxes, len(frames))
+    elif segs is not None:
+        given = faces_of_segs(segs, len(frames), shape)
     finder = detector or get_detector()
     found = []
     for index, frame in enumerate(frames):
@@ -57,9 +82,9 @@ class DetectFaces(io.ComfyNode):
             node_id="BFR_DetectFaces",
             display_name="Detect Faces",
             category=FIND,
-            description="Find the faces in every image of a batch. Where none is found, it is "
-            "searched turned by 90, 180 and 270 degrees too, as scans may lie; no face at all is a normal result. "
-            "The mask shows the boxes; connect faces to Align Faces.",
+            description="Find the faces in every image of a batch, or take those that another tool has found. Where "
+            "none is found, it is searched turned by 90, 180 and 270 degrees too, as scans may lie; no face at all is "
+            "a normal result. The mask shows the boxes; connect faces to Align Faces.",
             search_aliases=["face detection", "find faces", "face bbox"],
             inputs=[
                 io.Image.Input("image", tooltip="The images to search"),
@@ -76,12 +101,16 @@ class DetectFaces(io.ComfyNode):
                     tooltip="Leave out faces smaller than this many pixels",
                 ),
                 DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
+                boxes_input("boxes", "Of another detector: take these faces instead of searching"),
+                landmarks_input("take these faces instead of searching, with their points"),
+                segs_input("take these faces instead of searching"),
             ],
             outputs=[
                 FacesSocket.Output(display_name="faces", tooltip="Boxes and five points, for Align Faces"),
                 boxes_output("boxes", "The boxes alone, for core nodes"),
                 io.Mask.Output(display_name="mask", tooltip="1 inside the boxes"),
                 io.Int.Output(display_name="count", tooltip="Faces in the whole batch"),
+                SegsSocket.Output(display_name="segs", tooltip="Those of the first image, for the Impact Pack"),
             ],
         )  # fmt: skip
 
@@ -93,17 +122,22 @@ class DetectFaces(io.ComfyNode):
         max_faces: int = 0,
         min_size: int = 16,
         detector: Any = None,
+        boxes: Any = None,
+        landmarks: Any = None,
+        segs: Any = None,
     ) -> io.NodeOutput:
         """Detect, and paint the boxes into a mask."""
         frames, _ = split_image(image)
-        found = [numbered(there.faces) for there in resolve_faces(frames, detector, None, None, threshold)]
+        resolved = resolve_faces(frames, detector, None, boxes, threshold, landmarks=landmarks, segs=segs)
+        found = [_there(there.faces) for there in resolved]
         kept = [select_faces(faces, max_faces=max_faces, min_size=min_size)[0] for faces in found]
         mask = torch.zeros(len(frames), *frames.shape[-2:])
         for layer, faces in zip(mask, kept, strict=True):
             for face in faces:
                 x0, y0, x1, y1 = (max(round(value), 0) for value in face.box)
                 layer[y0:y1, x0:x1] = 1.0
-        return io.NodeOutput(kept, core_boxes.from_faces(kept), to_host(mask), sum(map(len, kept)))
+        first = to_segs(kept[0] if kept else [], (frames.shape[-2], frames.shape[-1]))
+        return io.NodeOutput(kept, core_boxes.from_faces(kept), to_host(mask), sum(map(len, kept)), first)
 
 
 class AlignFaces(io.ComfyNode):
@@ -128,6 +162,8 @@ class AlignFaces(io.ComfyNode):
                 ),
                 FacesSocket.Input("faces", optional=True, tooltip="From Detect Faces"),
                 boxes_input("boxes", "Boxes of a core detector, used where no faces are connected"),
+                landmarks_input("used where no faces are connected"),
+                segs_input("used where nothing else is connected"),
             ],
             outputs=[
                 io.Image.Output(display_name="aligned", tooltip="One image for each face"),
@@ -137,18 +173,24 @@ class AlignFaces(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, size: int = 512, faces: Faces | None = None, boxes: Any = None
+        cls,
+        image: torch.Tensor,
+        size: int = 512,
+        faces: Faces | None = None,
+        boxes: Any = None,
+        landmarks: Any = None,
+        segs: Any = None,
     ) -> io.NodeOutput:
         """Align the faces of every frame."""
-        if faces is None and boxes is None:
+        if all(given is None for given in (faces, boxes, landmarks, segs)):
             raise SettingsError(
                 "No faces to align",
-                found="neither faces nor boxes are connected; expected one of them",
+                found="neither faces, boxes, landmarks nor segs are connected; expected one of them",
                 kept="The image is unchanged",
                 todo="Connect Detect Faces, or the boxes of a core face detector",
             )
         frames, _ = split_image(image)
-        found = resolve_faces(frames, None, faces, boxes)
+        found = resolve_faces(frames, None, faces, boxes, landmarks=landmarks, segs=segs)
         crops = [
             crop
             for index, (frame, present) in enumerate(zip(frames, found, strict=True))

@@ -17,6 +17,7 @@ from .models import (
     EMBEDDED,
     FIVE_POINTS,
     LoadedRestorer,
+    check_file,
     file_stamp,
     files_of,
     get_detector,
@@ -119,6 +120,11 @@ class FacePartMask(io.ComfyNode):
             ],
             outputs=[io.Mask.Output(display_name="mask", tooltip="One for each face, in the square of its crop")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, landmarks: str | None = None) -> bool | str:
+        """Say why a file is of no use before anything runs."""
+        return check_file("landmarker", landmarks)
 
     @classmethod
     def fingerprint_inputs(cls, landmarks: str | None = FIVE_POINTS, **_: Any) -> float:
@@ -255,6 +261,11 @@ class IdentityGuideNode(io.ComfyNode):
             ],
             outputs=[RestorerSocket.Output(display_name="restorer", tooltip="For the nodes that restore")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, recogniser: str | None = None) -> bool | str:
+        """Say why a file is of no use before anything runs."""
+        return check_file("recognizer", recogniser)
 
     @classmethod
     def fingerprint_inputs(cls, recogniser: str | None = EMBEDDED, **_: Any) -> float:

@@ -38,6 +38,9 @@ _OTHERS = {"insightface": (".onnx",)}
 _LIVE = 512
 """Longest side of the live picture over a node, in pixels; the host shrinks what is larger."""
 
+_LOOK = 0.5
+"""Least seconds between two live pictures of faces."""
+
 _SMALL = 256
 """Height of frames that are shown beside each other, in pixels."""
 
@@ -192,7 +195,7 @@ BATCHES = {"cpu": 1, "cuda": 8}
 
 
 def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) -> Runtime:
-    """Return a runtime that works through the host.
+    """Return a runtime that works through the host, and shows faces before and after as they are restored.
 
     Args:
         managed: the network to run.
@@ -200,20 +203,28 @@ def runtime(managed: Managed, faces: int, *, activation_bytes: int = 1 << 30) ->
         activation_bytes: memory that one batch needs beside the weights.
     """
     bar = comfy.utils.ProgressBar(max(faces, 1))
-    finished = 0
+    finished, shown = 0, -math.inf
+    picture: Any = None
 
     def progress(done: int, total: int) -> None:
-        nonlocal finished
+        nonlocal finished, picture
         if done > finished:
             finished = done
-            bar.update_absolute(done, max(faces, total, 1))
+            bar.update_absolute(done, max(faces, total, 1), picture)
+            picture = None
+
+    def look(before: Tensor, after: Tensor) -> None:
+        nonlocal picture, shown
+        now = time.monotonic()
+        if now - shown >= _LOOK:
+            shown, picture = now, ("JPEG", Image.fromarray(side_by_side(before[-1], after[-1])), _LIVE)
 
     def step(index: int, total: int) -> None:
         # Faces of one batch take their steps together; the bar moves within them.
         at_work = max(min(made.batch, faces - finished), 0)
         bar.update_absolute(round(finished + at_work * index / max(total, 1), 2), max(faces, 1))
 
-    made = _runtime(managed, activation_bytes).derived(on_progress=progress, on_step=step)
+    made = _runtime(managed, activation_bytes).derived(on_progress=progress, on_step=step, on_faces=look)
     return made
 
 

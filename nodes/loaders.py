@@ -7,7 +7,7 @@ from typing import Any
 
 from ..bfr_core.models.registry import specs
 from .compat import io, option, schema
-from .models import file_stamp, files_of, get_detector
+from .models import check_file, file_stamp, files_of, get_detector, left_out
 from .types import FIND, DetectorSocket
 
 
@@ -52,10 +52,15 @@ def loader_node(
                 search_aliases=list(search_aliases),
                 inputs=[
                     option(io.Combo, role, options=names, tooltip=help_model),
-                    option(io.Combo, "file", options=files_of(role), tooltip=help_file),
+                    option(io.Combo, "file", options=files_of(role), tooltip=help_file + left_out(role)),
                 ],
                 outputs=[socket.Output(display_name=role, tooltip=help_output)],
             )
+
+        @classmethod
+        def validate_inputs(cls, file: str | None = None) -> bool | str:
+            """Say why a file is of no use before anything runs."""
+            return check_file(role, file)
 
         @classmethod
         def fingerprint_inputs(cls, file: str | None = None, **_: Any) -> float:

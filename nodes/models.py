@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..bfr_core.errors import SettingsError, WeightsError
 from ..bfr_core.models.loader import file_time, load
 from ..bfr_core.models.registry import get_spec, specs
+from ..bfr_core.models.usable import unfit
 from ..bfr_core.registry import get_method, methods
+from .compat import io, option
 from .host import FOLDERS, Managed, device, model_files, model_folders, model_path
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ AUTOMATIC = "automatic"
 
 FIVE_POINTS = "five points"
 """Choice in the list of landmark networks that stands for none: the detector's own points."""
+
+_TOLD = 8
+"""Files that a tooltip tells of at most."""
 
 _FOLDERS = {role: folder for folder, roles in FOLDERS.items() for role in roles}
 """The model folder of each role that nodes choose files of."""
@@ -57,16 +62,64 @@ def method_choices(*, embedded_only: bool = False) -> list[str]:
     return [f"{method.id}/{config.name}" for method, config in pairs if config.embedded or not embedded_only]
 
 
-def files_of(role: str) -> list[str]:
-    """Return the choices of files of a role: the one that stands for none, then those that one of its models reads."""
+def method_labels() -> dict[str, str]:
+    """Return what people read in place of each of `method_choices`: its title, and what to expect of it in one line."""
+    labels = {}
+    for method in methods().values():
+        for config in method.configs:
+            known = config.embedded and method.traits
+            labels[f"{method.id}/{config.name}"] = f"{method.title}: {method.traits if known else config.title}"
+    return labels
+
+
+def method_input(tooltip: str, *, embedded_only: bool = True) -> Any:
+    """Return the widget of which method restores; pages show the labels of the choices."""
+    labels, choices = method_labels(), method_choices(embedded_only=embedded_only)
+    shown = {choice: labels[choice] for choice in choices}
+    told = "".join(f"\n- {label} ({choice})" for choice, label in shown.items())
+    return option(io.Combo, "method", options=choices, tooltip=f"{tooltip}{told}", extra_dict={"labels": shown})
+
+
+def _files_by_use(role: str) -> dict[str, str]:
+    """Return the files that the models of a role might read, each with why it is of no use; empty where it is."""
     suffixes = tuple({suffix for spec in specs(role) for suffix in spec.suffixes})
-    return [_WITHOUT[role], *(file for file in model_files(_FOLDERS[role]) if file.lower().endswith(suffixes))]
+    folder = _FOLDERS[role]
+    files = [file for file in model_files(folder) if file.lower().endswith(suffixes)]
+    return {file: unfit(role, model_path(folder, file)) for file in files}
+
+
+def files_of(role: str) -> list[str]:
+    """Return the choices of files of a role: the one that stands for none, then those that one of its models can use.
+
+    Told by their headers: other packs keep files of their own in the same folders.
+    """
+    return [_WITHOUT[role], *(file for file, why in _files_by_use(role).items() if not why)]
+
+
+def left_out(role: str) -> str:
+    """Say which files in the folder of a role are not offered and why, to follow a tooltip; empty where all are."""
+    why = [reason for reason in _files_by_use(role).values() if reason]
+    more = f"\nand {len(why) - _TOLD} more" if len(why) > _TOLD else ""
+    return "\nNot offered:" + "".join(f"\n- {reason}" for reason in why[:_TOLD]) + more if why else ""
+
+
+def check_file(role: str, choice: str | None) -> bool | str:
+    """Tell a host whether it may begin with a choice of files, or in one sentence why not.
+
+    A choice that comes over a link is None.
+    """
+    if choice is None or choice in files_of(role) or choice.endswith("/"):
+        return True
+    if reason := _files_by_use(role).get(choice):
+        return reason
+    return f"{choice} is not in models/{_FOLDERS[role]}; press R to read the list again, and choose another"
 
 
 def restorer_files() -> list[str]:
     """Return the choices of restorer weights: embedded, each folder that holds the parts of a network, each file."""
     first, *files = files_of("restorer")
-    return [first, *_part_folders(files), *files]
+    # Folders with a part that cannot be used are offered, too: the loader says which part and why.
+    return [first, *_part_folders(list(_files_by_use("restorer"))), *files]
 
 
 def _part_folders(files: list[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 from ..bfr_core.errors import InputMediaError
 from .compat import io, option, schema
 from .host import check_cancel, join_image, split_image
-from .models import EMBEDDED, file_stamp, files_of, get_detector, get_recogniser
+from .models import EMBEDDED, check_file, file_stamp, files_of, get_detector, get_recogniser
 from .types import FIND, GUIDE, Crops, CropsSocket, DetectorSocket
 
 if TYPE_CHECKING:
@@ -98,6 +98,11 @@ class SelectPerson(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, recogniser: str | None = None) -> bool | str:
+        """Say why a file is of no use before anything runs."""
+        return check_file("recognizer", recogniser)
+
+    @classmethod
     def fingerprint_inputs(cls, recogniser: str | None = EMBEDDED, **_: Any) -> float:
         """Run again when the recogniser's file was replaced."""
         return file_stamp("recognizer", recogniser)
@@ -162,6 +167,11 @@ class IdentityDriftGate(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="The drift of each face, and why it is back, as JSON"),
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, recogniser: str | None = None) -> bool | str:
+        """Say why a file is of no use before anything runs."""
+        return check_file("recognizer", recogniser)
 
     @classmethod
     def fingerprint_inputs(cls, recogniser: str | None = EMBEDDED, **_: Any) -> float:

@@ -14,7 +14,8 @@ from ..bfr_core.restoration.photo import restore_whole
 from .compat import io, option, schema
 from .host import join_image, runtime, split_image
 from .models import LoadedRestorer, get_restorer
-from .restore import REPORT_HELP, SEED, SEED_HELP, colours_input, default_choice, default_config, param_input
+from .restore import REPORT_HELP, SEED, SEED_HELP, colours_input, default_choice
+from .settings import default_config, param_input
 from .types import RESTORE, RestorerSocket
 
 

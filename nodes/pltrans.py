@@ -30,9 +30,8 @@ from .restore import (
     batch_report,
     batch_seeds,
     default_choice,
-    default_config,
-    param_input,
 )
+from .settings import default_config, param_input
 from .types import EDIT, RestorerSocket
 
 PLTransLatentSocket = io.Custom("BFR_PLTRANS_LATENT")

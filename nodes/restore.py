@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from ..bfr_core.compose.within import check_within, outside, within_of
 from ..bfr_core.errors import InputMediaError, SettingsError
+from ..bfr_core.faces.quality import QualityFilter
 from ..bfr_core.faces.select import select_faces
-from ..bfr_core.registry import Config, Method, Param
+from ..bfr_core.registry import Method
 from ..bfr_core.restoration.faces import FaceBatch, restore_crops
 from ..bfr_core.restoration.options import COLOURS, COLOURS_HELP, Colours, RestoreOptions
 from ..bfr_core.restoration.photo import restore_photos
@@ -21,11 +24,24 @@ from ..bfr_core.types import FaceReport
 from . import boxes as core_boxes
 from .compat import boxes_input, boxes_output, io, option, schema
 from .detect import resolve_faces
+from .foreign import landmarks_input, segs_input
 from .host import check_cancel, join_image, runtime, split_image, to_host
-from .models import EMBEDDED, LoadedRestorer, file_stamp, get_detector, get_restorer, method_choices, restorer_files
+from .models import (
+    EMBEDDED,
+    LoadedRestorer,
+    check_file,
+    file_stamp,
+    get_detector,
+    get_restorer,
+    left_out,
+    method_input,
+    restorer_files,
+)
 from .own import input_kind
 from .people import person_in
+from .settings import chosen_settings, default_config, fidelity_input, param_input, settings_input
 from .types import RESTORE, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket, RestorerSocket
+from .upscaling import host_upscaler, larger_alpha, larger_shape, upscale_inputs
 
 SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
 SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
@@ -48,6 +64,24 @@ def colours_input() -> Any:
                   tooltip=COLOURS_HELP)  # fmt: skip
 
 
+def within_input(how_many: str) -> Any:
+    """Return the socket of where restoring may show."""
+    return io.Mask.Input(
+        "mask", optional=True,
+        tooltip=f"Where restoring may show: 1 in full, 0 not at all. {how_many}A face outside is left alone, and the "
+        "pixels there stay as they were",
+    )  # fmt: skip
+
+
+def every_face_input() -> Any:
+    """Return the widget that switches the quality filter off."""
+    return option(
+        io.Boolean, "all_faces", default=False, optional=True,
+        tooltip="Also faces that are sharp already or turned too far aside, which are left alone otherwise; the report "
+        "says which and why",
+    )  # fmt: skip
+
+
 class LoadRestorer(io.ComfyNode):
     """Choose a restoration method and its weights."""
 
@@ -62,14 +96,20 @@ class LoadRestorer(io.ComfyNode):
             "weights; the others need a file of yours in models/facerestore_models.",
             search_aliases=["face restore model", "gfpgan", "codeformer", "restoreformer", "face restoration model"],
             inputs=[
-                option(io.Combo, "method", options=method_choices(), tooltip="Method and size"),
+                method_input("Method and size", embedded_only=False),
                 option(
                     io.Combo, "weights", options=restorer_files(),
-                    tooltip="embedded: the weights of the pack; else a file in models/facerestore_models",
+                    tooltip="embedded: the weights of the pack; else a file in models/facerestore_models"
+                    + left_out("restorer"),
                 ),
             ],
             outputs=[RestorerSocket.Output(display_name="restorer", tooltip="For the nodes that restore")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, weights: str | None = None) -> bool | str:
+        """Say why weights are of no use before anything runs."""
+        return check_file("restorer", weights)
 
     @classmethod
     def fingerprint_inputs(cls, weights: str | None = EMBEDDED, **_: Any) -> float:
@@ -97,10 +137,7 @@ class RestoreFaces(io.ComfyNode):
             search_aliases=FACE_ALIASES,
             inputs=[
                 io.Image.Input("image", tooltip="One image or a batch, of any size"),
-                option(
-                    io.Combo, "method", options=method_choices(embedded_only=True),
-                    tooltip="How to restore; a connected restorer takes its place",
-                ),
+                method_input("How to restore; a connected restorer takes its place"),
                 option(
                     io.Float, "strength", default=1.0, min=0.0, max=1.0, step=0.01,
                     tooltip="0 keeps the image, 1 shows the restored face in full",
@@ -128,6 +165,13 @@ class RestoreFaces(io.ComfyNode):
                     "has more to choose",
                 ),
                 colours_input(),
+                within_input("One, or one for each image. "),
+                landmarks_input("restore these faces only; used where no faces are connected"),
+                segs_input("restore these faces only; used where nothing else is connected"),
+                fidelity_input(),
+                every_face_input(),
+                *upscale_inputs(),
+                settings_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The images with their faces restored"),
@@ -153,30 +197,47 @@ class RestoreFaces(io.ComfyNode):
         boxes: Any = None,
         person: torch.Tensor | None = None,
         colours: Colours = "auto",
+        mask: torch.Tensor | None = None,
+        landmarks: Any = None,
+        segs: Any = None,
+        fidelity: float = 0.5,
+        all_faces: bool = False,
+        upscale: str = "1",
+        upscale_model: Any = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Restore every frame."""
         frames, alpha = split_image(image)
         loaded = restorer or get_restorer(method)
-        if faces is None or person is not None:
+        chosen = chosen_settings(loaded, fidelity, settings)
+        within = None if mask is None else check_within(mask, len(frames)).expand(len(frames), -1, -1)
+        if (faces is None and landmarks is None) or person is not None:
             detector = detector or get_detector()
         people = None if person is None else person_in(person, detector)
-        found = resolve_faces(frames, detector, faces, boxes, threshold)
+        found = resolve_faces(frames, detector, faces, boxes, threshold, landmarks=landmarks, segs=segs)
         options = RestoreOptions(
-            strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people, colours=colours
-        )
+            strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people, colours=colours,
+            settings=chosen, quality_filter=None if all_faces else QualityFilter(), upscale=int(upscale),
+            upscaler=host_upscaler(upscale_model),
+        )  # fmt: skip
         # With a person, as many as there may be: who is who is seen frame by frame.
-        total = sum(len(select_faces(there.faces, max_faces=max_faces, min_size=min_size)[0]) for there in found)
+        total = 0
+        for index, there in enumerate(found):
+            left = {} if within is None else outside(there.faces, within_of(within, index, frames.shape[-2:]))
+            total += len(select_faces(there.faces, max_faces=max_faces, min_size=min_size, left=left)[0])
         run = runtime(loaded.managed, total)
-        out, masks, reports = torch.empty_like(frames), torch.zeros(len(frames), *frames.shape[-2:]), []
-        made = restore_photos(frames, loaded.restorer, faces=found, options=options, runtime=run)
+        out, reports = frames.new_empty(larger_shape(frames, options.upscale)), []
+        masks = out.new_zeros(len(out), *out.shape[-2:])
+        made = restore_photos(frames, loaded.restorer, faces=found, options=options, runtime=run, within=within)
         for index, result in enumerate(made):
             check_cancel()
             out[index], masks[index] = result.image, result.mask
             reports.append(result.report.to_dict())
         run.on_progress(total, total)
         report = json.dumps(reports, indent=1)
-        there = core_boxes.from_faces([one.faces for one in found])
-        return io.NodeOutput(join_image(out, alpha), to_host(masks), there, report)
+        there = core_boxes.from_faces([one.faces for one in found], options.upscale)
+        larger = larger_alpha(alpha, options.upscale)
+        return io.NodeOutput(join_image(out, larger), to_host(masks), there, report)
 
 
 def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:
@@ -216,11 +277,6 @@ def batch_report(loaded: LoadedRestorer, run: Runtime, seconds: float, **said: A
     by = {"method": loaded.restorer.method.id, "config": loaded.restorer.config.name}
     entry = {**by, **said, "notes": run.notes, "seconds": {"restore": round(seconds, 4)}}
     return json.dumps([entry], indent=1)
-
-
-def default_config(method: Method) -> Config:
-    """Return the config that a node uses where no restorer is connected: the first with weights of its own."""
-    return next((config for config in method.configs if config.embedded), method.configs[0])
 
 
 def default_choice(method: Method) -> str:
@@ -310,17 +366,3 @@ def method_node(method: Method) -> type[io.ComfyNode]:
 
     RestoreAligned.__name__ = RestoreAligned.__qualname__ = f"BFR_Restore_{method.id}"
     return RestoreAligned
-
-
-def param_input(param: Param) -> Any:
-    """Make the widget of a method's setting."""
-    if param.choices:
-        return option(io.Combo, param.name, options=list(param.choices), default=param.default, tooltip=param.help)
-    if isinstance(param.default, bool):
-        return option(io.Boolean, param.name, default=param.default, tooltip=param.help)
-    kind = io.Int if isinstance(param.default, int) else io.Float
-    limits = {"min": param.low, "max": param.high, "step": param.step}
-    fields = {name: value for name, value in limits.items() if value is not None}
-    if kind is io.Int:
-        fields = {name: int(value) for name, value in fields.items()}
-    return option(kind, param.name, default=param.default, tooltip=param.help, **fields)

@@ -8,19 +8,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..bfr_core.compose.within import check_within
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.restoration.options import Colours, colours_of
 from ..bfr_core.video.encode import ENCODERS, EncodeSettings
 from ..bfr_core.video.reader import ON_DAMAGE, OnDamage
 from .compat import io, option, schema
+from .detect import check_faces
 from .host import FilmBar, film_runtime, join_image, side_by_side, split_image
-from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, method_choices
+from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, method_input
 from .people import person_in
-from .restore import SEED, SEED_HELP, colours_input
-from .types import FILM, DetectorSocket, RestorerSocket, TrackChoice, TracksSocket
+from .restore import SEED, SEED_HELP, colours_input, within_input
+from .settings import chosen_settings, fidelity_input, settings_input
+from .types import FILM, DetectorSocket, Faces, FacesSocket, RestorerSocket, TrackChoice, TracksSocket
+from .upscaling import host_upscaler, larger_alpha, upscale_inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..bfr_core.types import Face
     from ..bfr_core.video.choose import TrackSelection
+    from ..bfr_core.video.scan import GivenFaces
 
 _CODECS = ["auto", *(name for name in ENCODERS if name not in ("vp9", "prores"))]
 """Those that MP4 holds, and one that loses nothing."""
@@ -56,10 +64,7 @@ def damage_input() -> Any:
 def settings_inputs() -> list[Any]:
     """Return the widgets of how to restore, which films and frames share."""
     return [
-        option(
-            io.Combo, "method", options=method_choices(embedded_only=True),
-            tooltip="How to restore; a connected restorer takes its place",
-        ),
+        method_input("How to restore; a connected restorer takes its place"),
         option(
             io.Float, "strength", default=1.0, min=0.0, max=1.0, step=0.01,
             tooltip="0 keeps the video, 1 shows the restored faces in full",
@@ -74,8 +79,38 @@ def settings_inputs() -> list[Any]:
     ]  # fmt: skip
 
 
+def more_inputs() -> list[Any]:
+    """Return what was added since 0.2.0 to the nodes of films and frames, the same for both."""
+    return [
+        within_input("One for all frames, or one for each. "),
+        FacesSocket.Input(
+            "faces", optional=True,
+            tooltip="From Detect Faces. Those of the first frame alone: restore these people, wherever they are seen. "
+            "Those of every frame: follow these faces and look for no others",
+        ),
+        fidelity_input(),
+        *upscale_inputs(),
+        settings_input(),
+    ]  # fmt: skip
+
+
+def given_faces(faces: Faces | None) -> tuple[GivenFaces | None, list[Face] | None]:
+    """Return what is to be followed in place of what a detector finds, and whom of the first frame to restore."""
+    from ..bfr_core.video.scan import GivenFaces
+
+    if faces is None:
+        return None, None
+    return (None, faces[0]) if len(faces) == 1 else (GivenFaces(faces), None)
+
+
 def make_choice(
-    all_faces: bool, person: torch.Tensor | None, detector: Any, *, ids: Any = (), but: Any = ()
+    all_faces: bool,
+    person: torch.Tensor | None,
+    detector: Any,
+    *,
+    ids: Any = (),
+    but: Any = (),
+    faces: list[Face] | None = None,
 ) -> TrackSelection:
     """Return whom to restore.
 
@@ -85,6 +120,7 @@ def make_choice(
         detector: finds the face in the photo.
         ids: restore these tracks only, whatever the gate says.
         but: leave these tracks alone.
+        faces: of the first frame: restore these people only.
 
     Raises:
         InputMediaError: a photo shows no face.
@@ -93,7 +129,8 @@ def make_choice(
     from ..bfr_core.video.choose import TrackSelection
 
     people = None if person is None else person_in(person, detector)
-    return TrackSelection(people=people, ids=ids, except_ids=but, quality_filter=None if all_faces else QualityFilter())
+    gate = None if all_faces else QualityFilter()
+    return TrackSelection(people=people, ids=ids, except_ids=but, faces=faces, quality_filter=gate)
 
 
 class _Pairs:
@@ -156,6 +193,7 @@ class RestoreFacesInVideo(io.ComfyNode):
                     "person and on_damage are those of that node",
                 ),
                 colours_input(),
+                *more_inputs(),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="In the temp directory; Save Video copies it as it is"),
@@ -181,28 +219,44 @@ class RestoreFacesInVideo(io.ComfyNode):
         person: torch.Tensor | None = None,
         tracks: TrackChoice | None = None,
         colours: Colours = "auto",
+        mask: torch.Tensor | None = None,
+        faces: Faces | None = None,
+        fidelity: float = 0.5,
+        upscale: str = "1",
+        upscale_model: Any = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Analyse, render and join, or go on with it."""
         from ..bfr_core.video.plan import FilmModels, FilmOptions
         from ..bfr_core.video.render import RenderOptions
+        from ..bfr_core.video.scan import EVERY_FRAME, ScanOptions
         from .film import as_host_writes, film_job, open_film, to_video
 
         loaded = restorer or get_restorer(method)
-        film = open_film(video)
+        chosen, within = chosen_settings(loaded, fidelity, settings), None if mask is None else check_within(mask)
+        film, scan = open_film(video), ScanOptions()
         if tracks is None:
             detector = detector or get_detector()
-            choice = make_choice(all_faces, person, detector)
+            given, first = given_faces(faces)
+            choice = make_choice(all_faces, person, detector, faces=first)
+            if given is not None:
+                detector, scan = given, EVERY_FRAME
         else:
-            _check_tracks(tracks, film.key, detector, person)
+            _check_tracks(tracks, film.key, detector, person=person, faces=faces)
             detector, choice, on_damage = tracks.detector, tracks.choice, tracks.on_damage
         encode = EncodeSettings(codec=codec, crf=crf)
         if film.from_memory and codec != "ffv1":
             encode = as_host_writes(video, encode)
         options = FilmOptions(
+            scan=scan,
             choice=choice,
-            render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker, colours=colours),
+            render=RenderOptions(
+                strength=strength, seed=seed, deflicker=deflicker, colours=colours, settings=chosen, within=within
+            ),
             encode=encode,
             on_damage=on_damage,
+            upscale=int(upscale),
+            upscaler=host_upscaler(upscale_model),
         )
         models = FilmModels(loaded.restorer, detector, get_recogniser())
         pairs, bar = _Pairs(), FilmBar("analyse", "render", "join", "verify", frames=film.frames)
@@ -219,7 +273,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         return io.NodeOutput(to_video(target), json.dumps(report.to_dict(), indent=1), join_image(pairs.image()))
 
 
-def _check_tracks(tracks: TrackChoice, key: str, detector: Any, person: torch.Tensor | None) -> None:
+def _check_tracks(tracks: TrackChoice, key: str, detector: Any, **others: Any) -> None:
     """Refuse a choice of tracks that is not of this video, or that another input contradicts.
 
     Raises:
@@ -232,7 +286,7 @@ def _check_tracks(tracks: TrackChoice, key: str, detector: Any, person: torch.Te
             kept="Nothing was started",
             todo="Connect the same video to Select Tracks and to this node",
         )
-    given = [name for name, value in (("person", person), ("detector", detector)) if value is not None]
+    given = [name for name, value in {**others, "detector": detector}.items() if value is not None]
     if given and not (given == ["detector"] and detector is tracks.detector):
         raise SettingsError(
             f"Two nodes say whom to restore by {' and '.join(given)}",
@@ -267,6 +321,7 @@ class RestoreFacesInFrames(io.ComfyNode):
                 DetectorSocket.Input("detector", optional=True, tooltip="Left open: the embedded detector"),
                 person_input(),
                 colours_input(),
+                *more_inputs(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The frames with their faces restored"),
@@ -288,20 +343,38 @@ class RestoreFacesInFrames(io.ComfyNode):
         detector: Any = None,
         person: torch.Tensor | None = None,
         colours: Colours = "auto",
+        mask: torch.Tensor | None = None,
+        faces: Faces | None = None,
+        fidelity: float = 0.5,
+        upscale: str = "1",
+        upscale_model: Any = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Restore the batch as one film."""
         from ..bfr_core.video.frames import restore_frames
         from ..bfr_core.video.plan import FilmModels, FilmOptions
         from ..bfr_core.video.render import RenderOptions
+        from ..bfr_core.video.scan import EVERY_FRAME, ScanOptions
 
         frames, alpha = split_image(image)
         loaded, detector = restorer or get_restorer(method), detector or get_detector()
-        choice = make_choice(all_faces, person, detector)
+        chosen = chosen_settings(loaded, fidelity, settings)
+        within = None if mask is None else check_within(mask, len(frames))
+        if faces is not None and len(faces) > 1:
+            check_faces(faces, len(frames))
+        given, first = given_faces(faces)
         options = FilmOptions(
-            choice=choice, render=RenderOptions(strength=strength, seed=seed, deflicker=deflicker, colours=colours)
+            scan=ScanOptions() if given is None else EVERY_FRAME,
+            choice=make_choice(all_faces, person, detector, faces=first),
+            render=RenderOptions(
+                strength=strength, seed=seed, deflicker=deflicker, colours=colours, settings=chosen, within=within
+            ),
+            upscale=int(upscale),
+            upscaler=host_upscaler(upscale_model),
         )
         bar = FilmBar("analyse", "render", frames=len(frames))
-        models, run = FilmModels(loaded.restorer, detector, get_recogniser()), film_runtime(bar, loaded.managed)
+        models = FilmModels(loaded.restorer, given or detector, get_recogniser())
+        run = film_runtime(bar, loaded.managed)
         made = restore_frames(frames, frame_rate, models, options, run, on_progress=bar.on_progress, preview=bar.show)
         by = {
             "method": loaded.restorer.method.id,
@@ -310,4 +383,5 @@ class RestoreFacesInFrames(io.ComfyNode):
             "frames": len(frames),
         }
         report = {**by, **made.to_dict(), "notes": run.notes}
-        return io.NodeOutput(join_image(made.frames, alpha), json.dumps(report, indent=1))
+        image = join_image(made.frames, larger_alpha(alpha, options.upscale))
+        return io.NodeOutput(image, json.dumps(report, indent=1))

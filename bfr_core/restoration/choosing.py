@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -82,6 +82,7 @@ def choose_faces(
     align: Callable[[list[Face]], list[FaceCrop]],
     facts: Callable[[Face], dict[str, float]],
     size: int,
+    left: Mapping[int, str] | None = None,
 ) -> ChosenFaces:
     """Choose whom to restore, and cut out no face that nobody looks at.
 
@@ -91,8 +92,9 @@ def choose_faces(
         align: cuts faces out.
         facts: tells what the quality filter judges a face by.
         size: side of the restorer's crop, in pixels.
+        left: indices that are left out already, and why.
     """
-    reasons = {index: EMPTY for index, face in enumerate(found) if face.origin == "empty"}
+    reasons = {index: EMPTY for index, face in enumerate(found) if face.origin == "empty"} | dict(left or {})
     _, reasons = select_faces(found, min_size=options.min_size, left=reasons)
     likeness: dict[int, float] = {}
     crops: dict[int, FaceCrop] = {}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..compose.detail import share_kept
 from ..compose.paste import composite
+from ..compose.within import check_within, keep_outside, outside, within_of
 from ..errors import InputMediaError, SettingsError
 from ..faces.align import align_faces, sample, whole_crop
 from ..faces.find import FoundFaces, find_faces
@@ -27,6 +28,7 @@ from ..restorer import Restorer, face_seed, whole_picture
 from ..runtime import Runtime
 from ..types import Face, FaceCrop, RestoreReport
 from .choosing import ChosenFaces, choose_faces
+from .clock import Clock
 from .faces import FaceBatch, restore_crops
 from .options import RestoreOptions, colours_of
 from .upscale import check_upscale, fit_faces, upscaled, upscaler_name
@@ -63,10 +65,11 @@ def restore_photo(
     runtime: Runtime | None = None,
     frame_index: int = 0,
     mask: Tensor | None = None,
+    within: Tensor | None = None,
 ) -> Restored:
     """Restore the faces of one picture.
 
-    Shapes: frame (3, H, W) float32 RGB in [0, 1]; mask (H, W) in [0, 1].
+    Shapes: frame (3, H, W) float32 RGB in [0, 1]; mask (H, W) in [0, 1]; within (h, w) in [0, 1], brought to the frame.
 
     Args:
         frame: the picture; not changed. Values slightly outside [0, 1] are kept outside the faces.
@@ -77,6 +80,7 @@ def restore_photo(
         runtime: where to run.
         frame_index: number of the picture in its batch; part of the seed.
         mask: where in the picture the method's guidance may act, for methods that take a mask.
+        within: where in the picture restoring may show, with any method; a face that lies outside is left alone.
 
     Raises:
         InputMediaError: the frame or the mask cannot be used.
@@ -86,8 +90,9 @@ def restore_photo(
     given = None if faces is None else [faces]
     masks = None if mask is None else [mask]
     made = restore_photos(
-        [frame], restorer, detector, faces=given, options=options, runtime=runtime, first=frame_index, masks=masks
-    )
+        [frame], restorer, detector, faces=given, options=options, runtime=runtime, first=frame_index, masks=masks,
+        within=None if within is None else [within],
+    )  # fmt: skip
     return next(iter(made))
 
 
@@ -101,12 +106,13 @@ def restore_photos(
     runtime: Runtime | None = None,
     first: int = 0,
     masks: Sequence[Tensor] | None = None,
+    within: Sequence[Tensor] | None = None,
 ) -> Iterator[Restored]:
     """Restore the faces of pictures; the crops of several fill one batch of the network.
 
     A picture's result does not depend on the others. Held at once are the pictures that wait for a batch to be full.
 
-    Shapes: frames (3, H, W) each, of any sizes; masks (H, W) as their frames.
+    Shapes: frames (3, H, W) each, of any sizes; masks (H, W) as their frames; within (h, w) of any size.
 
     Args:
         frames: the pictures; see `restore_photo` for these and the other arguments.
@@ -117,6 +123,7 @@ def restore_photos(
         runtime: where to run; its progress counts faces of the pictures that were taken so far.
         first: number of the first picture in its batch; part of the seeds.
         masks: for each picture.
+        within: for each picture.
 
     Yields:
         What became of each picture, in order.
@@ -140,7 +147,7 @@ def restore_photos(
     done = 0
     for number, frame in enumerate(frames):
         runtime.check_cancel()
-        photo = _Photo(frame, first + number, restorer, options)
+        photo = _Photo(frame, first + number, restorer, options, None if within is None else within[number])
         photo.find(detector, None if faces is None else faces[number])
         if masks is not None:
             photo.limit(taken, masks[number])
@@ -204,7 +211,7 @@ def restore_whole(
     check_frame(frame)
     check_upscale(frame.shape[-2:], options.upscale)
     check_whole(restorer.method, options)
-    clock = _Clock()
+    clock = Clock()
     inside = frame.clamp(0, 1)
     seeds = [face_seed(options.seed, frame_index, 0)]
     batch = FaceBatch(inside[None], seeds, settings=options.settings, colours=options.colours, whole=True)
@@ -296,17 +303,21 @@ def _report(restorer: Restorer, options: RestoreOptions, detector: str, runtime:
 class _Photo:
     """One picture on its way: its faces, who of them is chosen, and what becomes of them."""
 
-    def __init__(self, frame: Tensor, number: int, restorer: Restorer, options: RestoreOptions) -> None:
+    def __init__(
+        self, frame: Tensor, number: int, restorer: Restorer, options: RestoreOptions, within: Tensor | None = None
+    ) -> None:
         check_frame(frame)
         check_upscale(frame.shape[-2:], options.upscale)
         self.frame, self.number, self.restorer, self.options = frame, number, restorer, options
+        height, width = frame.shape[-2:]
+        self.within = None if within is None else within_of(check_within(within, 1), 0, (height, width))
         self.detector = "none"
         self.found: list[Face] = []
         self.chosen = ChosenFaces({}, {})
         self.notes: list[str] = []
         self.inputs: dict[str, Tensor] = {}
         self.restored: dict[int, Tensor] = {}
-        self.clock = _Clock()
+        self.clock = Clock()
         self.aligned = False
 
     def find(self, detector: Detector | None, faces: Sequence[Face] | FoundFaces | None) -> None:
@@ -325,6 +336,7 @@ class _Photo:
             lambda some: align_faces(inside, some, size, frame_index=self.number, enlarge=factor),
             lambda face: photo_facts(inside, face, size, upscale=factor),
             size,
+            {} if self.within is None else outside(self.found, self.within),
         )
         self.clock.lap("align")
 
@@ -390,6 +402,9 @@ class _Photo:
             image, mask = _blend_whole(canvas, crops[0], shown[0], options.strength, worth[0])
         else:
             image, mask = canvas.clone(), torch.zeros(canvas.shape[-2:])
+        if self.within is not None:
+            height, width = canvas.shape[-2:]
+            image, mask = keep_outside(canvas, image, mask, within_of(self.within[None], 0, (height, width)))
         self.clock.lap("composite")
         report = _report(self.restorer, options, self.detector, runtime)
         report.faces = [self.chosen.report(self.number, index, face) for index, face in enumerate(self.found)]
@@ -442,22 +457,3 @@ def _blend_whole(frame: Tensor, crop: FaceCrop, face: Tensor, strength: float, w
         face = (face.add_(frame, alpha=kept) if kept else face).clamp_(0, 1)
     mask = torch.full(frame.shape[-2:], strength)
     return (torch.lerp(frame, face, strength) if strength else frame.clone()), mask
-
-
-class _Clock:
-    """Seconds since the last lap, added up by name."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str = "") -> None:
-        """Begin the next lap; the one that ends counts for `name`, or for nothing."""
-        now = time.perf_counter()
-        if name:
-            self.add(name, now - self._last)
-        self._last = now
-
-    def add(self, name: str, seconds: float) -> None:
-        """Count seconds for a name."""
-        self.laps[name] = round(self.laps.get(name, 0.0) + seconds, 4)

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..faces.align import sample
+from ..faces.find import SAME_FACE
+from ..faces.pyramid import overlap
 from ..faces.quality import QualityFilter, yaw
+from ..types import Face
 from .smooth import SIDE
 from .tracks import box_sizes
 from .types import Scan, Track
@@ -49,6 +52,8 @@ class TrackSelection:
     """Tracks that are among so many largest, of those not left alone for another reason, in half of their frames."""
     region: tuple[float, float, float, float] | None = None
     """x0, y0, x1, y1 as shares of the frame: tracks whose median centre lies inside."""
+    faces: Sequence[Face] | None = None
+    """Only the tracks that are these faces of the first frame, and those of the same persons; None for everybody."""
     quality_filter: QualityFilter | None = field(default_factory=QualityFilter)
     """Who has nothing to gain; None for everybody has."""
 
@@ -68,6 +73,8 @@ def choose(tracks: Sequence[Track], choice: TrackSelection, shape: tuple[int, in
     _check(tracks, choice)
     for track in tracks:
         track.reason = _reason(track, shape, choice, size)
+    if choice.faces is not None:
+        _by_faces(tracks, choice.faces)
     if choice.people is not None:
         _by_people(tracks, choice.people)
     if choice.largest:
@@ -130,6 +137,20 @@ def _brief(track: Track, least: float) -> str:
     if track.weight[0] < 1 and track.weight[-1] < 1 and seconds < least:
         return f"in sight for {seconds:.2f} s only, less than {least:g} s"
     return ""
+
+
+def _by_faces(tracks: Sequence[Track], faces: Sequence[Face]) -> None:
+    there = [track for track in tracks if track.first == 0]
+    boxes = np.array([track.boxes[0] for track in there], np.float64).reshape(-1, 4)
+    meant = set()
+    for face in faces:
+        shared = overlap(np.array(face.box, np.float64), boxes)[0]
+        if len(shared) and shared.max() >= SAME_FACE:
+            meant.add(there[int(shared.argmax())].id)
+    persons = {track.person for track in there if track.id in meant} - {0}
+    for track in tracks:
+        if track.id not in meant and track.person not in persons:
+            track.reason = track.reason or "it is none of the faces that were given in the first frame"
 
 
 def _by_people(tracks: Sequence[Track], people: People) -> None:

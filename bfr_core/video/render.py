@@ -7,6 +7,7 @@ even computed. The same code serves films and batches of images.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from ..bounds import bounded, check_bounds
 from ..compose import detail
 from ..compose.masks import FEATHER
 from ..compose.paste import composite
+from ..compose.within import keep_outside, within_of
 from ..faces.align import sample
 from ..restoration.faces import FaceBatch, restore_crops
 from ..restoration.options import COLOURS, Colours
@@ -56,6 +58,9 @@ class RenderOptions:
     """By the id of a track, in place of `strength`."""
     seeds: Mapping[int, int] = field(default_factory=dict)
     """By the id of a track, in place of `seed`."""
+    within: Tensor | None = None
+    """Where in the frames restoring may show, (M, h, w) in [0, 1] of any size: one mask for all frames, or one for
+    each; None for everywhere."""
 
     def check(self) -> None:
         """Raise SettingsError where a value is out of range."""
@@ -65,7 +70,7 @@ class RenderOptions:
 
     def told(self) -> dict[str, Any]:
         """Return what a job is told by, as plain JSON types: two runs that agree in it give the same frames."""
-        return {
+        told = {
             "strength": self.strength,
             "feather": self.feather,
             "seed": self.seed,
@@ -75,6 +80,10 @@ class RenderOptions:
             "strengths": {str(track): value for track, value in sorted(self.strengths.items())},
             "seeds": {str(track): value for track, value in sorted(self.seeds.items())},
         }
+        if self.within is not None:
+            shape, data = list(self.within.shape), self.within.detach().cpu().contiguous().numpy().data
+            told["within"] = [*shape, hashlib.sha256(data).hexdigest()]
+        return told
 
 
 @dataclass(slots=True)
@@ -306,6 +315,9 @@ class _Renderer:
             before, crops, fit_faces(faces, crops, self.upscale), masks=masks, strength=most,
             feather=self.options.feather, worth=worth, upscale=self.upscale,
         )  # fmt: skip
+        if self.options.within is not None:
+            mask = within_of(self.options.within, moment.index, (before.shape[1], before.shape[2]))
+            after, blended = keep_outside(before, after, blended, mask)
         box = _around(blended)
         return Rendered(moment.index, moment, before, after, box) if box else Rendered(moment.index, moment)
 

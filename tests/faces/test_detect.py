@@ -415,7 +415,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, module: str, **members: object) -> Non
 def known(monkeypatch: pytest.MonkeyPatch, name: str, file: Path) -> None:
     """Make a file one that the detector is known to work with."""
     declared: ModelSpec = next(spec for spec in specs("detector") if spec.id == name)
-    changed = replace(declared, files=(KnownFile(file.name, sha256_of(file), "here"),))
+    changed = replace(declared, files=(KnownFile(file.name, sha256_of(file), "here"),), detect=None)
     monkeypatch.setattr(sys.modules[declared.load.__module__], "SPEC", changed)
 
 

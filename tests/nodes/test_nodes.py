@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,76 +21,12 @@ import numpy as np
 import pytest
 import torch
 from fake_host import FakeHost, Pack, execute
-from tiny_nodes import SIZE, load, synthetic
+from safetensors.torch import save_file
+from tiny_nodes import SIZE, load, node_list, pictures, refused, synthetic
 
 PROJECT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).parent / "node_schemas.json"
 ROOMS = ("RESTORE", "FIND", "GUIDE", "FILM", "EDIT", "MEASURE", "TRAIN_AIDS", "EXAMPLES")
-PARTS = ("what", "found", "kept", "todo")
-
-
-@pytest.fixture(scope="module", params=["new", "old"])
-def setting(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[FakeHost, Pack]]:
-    with FakeHost(tmp_path_factory.mktemp("host"), newer=request.param == "new") as host:
-        yield host, host.load(PROJECT)
-
-
-@pytest.fixture
-def host(setting: tuple[FakeHost, Pack]) -> Iterator[FakeHost]:
-    host = setting[0]
-    host.progress.clear()
-    host.loaded.clear()
-    yield host
-    host.cancel_after = None
-
-
-@pytest.fixture
-def pack(setting: tuple[FakeHost, Pack], host: FakeHost) -> Pack:
-    return setting[1]
-
-
-@pytest.fixture
-def nodes(pack: Pack) -> dict[str, Any]:
-    return {node.define_schema().node_id: node for node in node_list(pack)}
-
-
-@pytest.fixture
-def tiny(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A detector that finds one face in every frame that is not black, and a restorer that inverts it."""
-    detect, restore, types = (pack.module(name) for name in ("nodes.detect", "nodes.restore", "bfr_core.types"))
-    box = (20.0, 20.0, 60.0, 60.0)
-    face = types.Face(box, pack.module("bfr_core.faces.align").points_from_box(box), 0.9)
-
-    def find(frames: torch.Tensor, *, threshold: float | None = None) -> list[list[Any]]:
-        return [[face] if frame.mean() > 0.01 else [] for frame in frames]
-
-    detector = SimpleNamespace(name="tiny", detect=find)
-    method = synthetic(pack)
-    loaded = load(pack, method)
-    for module in (detect, restore):
-        monkeypatch.setattr(module, "get_detector", lambda *_: detector)
-    monkeypatch.setattr(restore, "get_restorer", lambda *_: loaded)
-    return SimpleNamespace(detector=detector, restorer=loaded, face=face, method=method)
-
-
-def node_list(pack: Pack) -> list[Any]:
-    extension = asyncio.run(pack.root.comfy_entrypoint())
-    return asyncio.run(extension.get_node_list())
-
-
-def pictures(count: int, channels: int = 3, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(count)
-    return (torch.rand(count, 80, 96, channels, generator=generator) * 0.5 + 0.2).to(dtype)
-
-
-def refused(pack: Pack, kind: str, node: Any, **inputs: Any) -> Any:
-    """Return the error of our tree that a node must raise, with its four parts."""
-    with pytest.raises(getattr(pack.module("bfr_core.errors"), kind)) as caught:
-        execute(node, **inputs)
-    assert all(getattr(caught.value, part).strip() for part in PARTS)
-    return caught.value
 
 
 # --- loading ---------------------------------------------------------------------------------------------------
@@ -208,6 +143,9 @@ def describe(nodes: dict[str, Any]) -> dict[str, Any]:
 
     def described(item: Any) -> dict[str, Any]:
         given = {name: item.fields[name] for name in fields if item.fields.get(name) is not None}
+        if item.io_type == "COMFY_DYNAMICCOMBO_V3":
+            given["widgets"] = {one.key: [described(widget) for widget in one.inputs] for one in item.options}
+            given["options"] = list(given["widgets"])
         return {"name": item.id, "type": item.io_type, "optional": bool(item.optional), **given}
 
     found = {}
@@ -296,25 +234,52 @@ def test_boxes_are_a_plain_socket(nodes: dict[str, Any]) -> None:
 # --- model files -----------------------------------------------------------------------------------------------
 
 
-def test_model_files_are_read_each_time(host: FakeHost, nodes: dict[str, Any]) -> None:
-    def choices(node: str, name: str) -> list[str]:
-        return next(item for item in nodes[node].define_schema().inputs if item.id == name).options
+def test_model_files_are_read_each_time(host: FakeHost, nodes: dict[str, Any], pack: Pack) -> None:
+    """Those of use are offered; of the others the tooltip says in a sentence each why not."""
+
+    def widget(node: str, name: str) -> Any:
+        return next(item for item in nodes[node].define_schema().inputs if item.id == name)
 
     files = [
-        ("facerestore_models", "BFR_LoadRestorer", "weights"),
-        ("facedetection", "BFR_LoadDetector", "file"),
-        ("facedetection", "BFR_FacePartMask", "landmarks"),
-        ("insightface", "BFR_IdentityGuide", "recogniser"),
+        ("facerestore_models", "BFR_LoadRestorer", "weights", "irn_compact"),
+        ("facedetection", "BFR_LoadDetector", "file", "detector"),
+        ("insightface", "BFR_IdentityGuide", "recogniser", "recogniser"),
     ]
-    for folder, node, name in files:
-        before = choices(node, name)
+    for folder, node, name, weights in files:
+        before = widget(node, name).options
         path = host.models / folder / "mine.safetensors"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"")
+        save_file(pack.module("bfr_core.models.checkpoints.cards").load_embedded(weights), path)
         (path.parent / "notes.txt").write_bytes(b"")
-        assert choices(node, name) == [*before, "mine.safetensors"]
-        path.unlink()
-        assert choices(node, name) == before
+        (path.parent / "page.pth").write_bytes(b"<html>")
+        assert widget(node, name).options == [*before, "mine.safetensors"]
+        check = nodes[node].validate_inputs
+        assert check(**{name: "mine.safetensors"}) is True and check(**{name: before[0]}) is True
+        assert check(**{name: None}) is True and check() is True
+        assert "web page" in check(**{name: "page.pth"})
+        assert f"models/{folder}" in check(**{name: "gone.pth"})
+        for file in (path, path.parent / "page.pth"):
+            file.unlink()
+        assert widget(node, name).options == before
+        assert nodes[node].validate_inputs(**{name: "mine.safetensors"}) is not True
+
+
+def test_tooltips_tell_of_files_that_are_not_offered(host: FakeHost, nodes: dict[str, Any]) -> None:
+    def tooltip(node: str) -> str:
+        return nodes[node].define_schema().inputs[1].tooltip
+
+    for folder, node in (("facerestore_models", "BFR_LoadRestorer"), ("facedetection", "BFR_LoadDetector")):
+        plain = tooltip(node)
+        (host.models / folder).mkdir(exist_ok=True)
+        strange = [host.models / folder / f"strange{number:02}.safetensors" for number in range(10)]
+        for path in strange:
+            save_file({"decoder.weight": torch.zeros(2)}, path)
+        told = tooltip(node)
+        assert told.startswith(plain) and "strange00.safetensors holds a network with decoder.weight" in told
+        assert "and 2 more" in told
+        for path in strange:
+            path.unlink()
+        assert tooltip(node) == plain
 
 
 def test_lists_begin_with_the_method_that_is_fast_everywhere(nodes: dict[str, Any]) -> None:
@@ -409,7 +374,7 @@ def test_restore_faces_on_batches(
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_step_by_step_equals_one_node(count: int, nodes: dict[str, Any], tiny: SimpleNamespace, pack: Pack) -> None:
     image = pictures(count)
-    faces, _, found, number = execute(nodes["BFR_DetectFaces"], image=image)
+    faces, _, found, number, _ = execute(nodes["BFR_DetectFaces"], image=image)
     assert number == count
     assert found.sum() == count * 40 * 40
     aligned, crops = execute(nodes["BFR_AlignFaces"], image=image, size=SIZE, faces=faces)
@@ -659,6 +624,28 @@ def test_faces_of_another_size_are_refused(tiny: SimpleNamespace, pack: Pack) ->
 def test_settings_out_of_range_are_refused(tiny: SimpleNamespace, pack: Pack) -> None:
     node = pack.module("nodes.restore").method_node(tiny.method)
     refused(pack, "SettingsError", node, faces=torch.rand(1, SIZE, SIZE, 3), weight=2.0)
+
+
+# --- live pictures ---------------------------------------------------------------------------------------------
+
+
+def test_faces_are_shown_before_and_after_as_they_are_restored(
+    nodes: dict[str, Any], tiny: SimpleNamespace, host: FakeHost, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.previews.clear()
+    monkeypatch.setattr(pack.module("nodes.host"), "_LOOK", 0.0)
+    execute(nodes["BFR_RestoreFaces"], image=pictures(3) * 0.9, method="any")
+    node = pack.module("nodes.restore").method_node(tiny.method)
+    execute(node, faces=torch.rand(2, SIZE, SIZE, 3))
+    assert len(host.previews) == 5
+    for kind, picture, side in host.previews:
+        before, after = np.array(picture)[:, :SIZE], np.array(picture)[:, -SIZE:]
+        assert kind == "JPEG" and max(picture.size) <= side
+        assert abs(before.mean() + after.mean() - 255) < 2, "the restorer inverts"
+    host.previews.clear()
+    monkeypatch.setattr(pack.module("nodes.host"), "_LOOK", 1e9)
+    execute(nodes["BFR_RestoreFaces"], image=pictures(3) * 0.8, method="any")
+    assert len(host.previews) == 1, "the page is not flooded"
 
 
 # --- cancel ----------------------------------------------------------------------------------------------------

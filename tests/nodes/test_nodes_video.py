@@ -602,6 +602,7 @@ def test_the_bar_of_frames_ends_full(given: SimpleNamespace) -> None:
     batch(given, images())
     values = [value for value, _ in given.host.progress]
     assert values == sorted(values) and given.host.progress[-1] == (20, 20)
+    assert len(given.host.previews) == 1, "a frame before and after, once a second at most"
     given.host.cancel_after = 3
     with pytest.raises(given.host.interrupted):
         batch(given, images())
@@ -609,6 +610,96 @@ def test_the_bar_of_frames_ends_full(given: SimpleNamespace) -> None:
 
 def test_a_rate_of_nothing_is_refused(given: SimpleNamespace) -> None:
     refused(given, "SettingsError", lambda: batch(given, images(), frame_rate=0.0))
+
+
+# --- how and where -----------------------------------------------------------------------------------------------
+
+
+def left_half(count: int = 1) -> torch.Tensor:
+    mask = torch.zeros(count, HEIGHT // 2, WIDTH // 2)
+    mask[..., : WIDTH // 4] = 1
+    return mask
+
+
+def test_a_mask_limits_where_frames_are_restored(given: SimpleNamespace) -> None:
+    frames = images()
+    whole, _ = batch(given, frames)
+    assert (whole - frames)[:, :, 90:].abs().amax() > 0.1
+    looks = given.restorer.restorer.method.stages["seen"]
+    for number, mask in enumerate((left_half()[0], left_half(), left_half(10))):
+        # Another picture each time: what was restored before is not restored again.
+        frames = images() * (0.97 - 0.02 * number)
+        looks.clear()
+        out, report = batch(given, frames, mask=mask)
+        restored = sum(len(seeds) for _, seeds in looks)
+        whole, _ = batch(given, frames)
+        assert torch.equal(out[:, :, 82:], frames[:, :, 82:])
+        assert torch.equal(out[:, :, :78], whole[:, :, :78])
+        assert [entry["restore"] for entry in report["tracks"]] == [True, False]
+        assert "mask" in report["tracks"][1]["reason"]
+        assert restored == 10, "nothing is restored that nobody sees"
+    each = left_half(10)
+    each[5:] = 0
+    out, report = batch(given, frames, mask=each)
+    assert torch.equal(out[5:], frames[5:]) and torch.equal(out[:5, :, :78], whole[:5, :, :78])
+    refused(given, "InputMediaError", lambda: batch(given, frames, mask=left_half(9)))
+
+
+def test_a_mask_limits_where_a_video_is_restored(given: SimpleNamespace, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mp4")
+    plain, _ = decoded(restore(given, VideoFromFile(str(clip)))[0])
+    path, report, _ = restore(given, VideoFromFile(str(clip)), mask=left_half())
+    out, before = decoded(path)[0], decoded(clip)[0]
+    assert np.array_equal(out[:, :, :76], plain[:, :, :76])
+    assert np.abs(out[:, :, 84:].astype(int) - before[:, :, 84:]).max() <= 2, "no more than the way into the file"
+    assert np.abs(plain[:, :, 84:].astype(int) - before[:, :, 84:]).max() > 50
+    assert [entry["restore"] for entry in report["tracks"]] == [True, False]
+    masks = left_half(FRAMES)
+    masks[7:] = 0
+    path, report, _ = restore(given, VideoFromFile(str(clip)), mask=masks)
+    assert report["restored_frames"] == 7
+    error = refused(
+        given, "InputMediaError", lambda: restore(given, VideoFromFile(str(clip)), mask=left_half(FRAMES + 1))
+    )
+    assert str(FRAMES + 1) in error.found
+
+
+def test_given_faces_are_followed_and_no_others(given: SimpleNamespace, tmp_path: Path) -> None:
+    frames = images()
+    faces = [found[:1] for found in given.detector.detect(frames.movedim(-1, 1))]
+    given.detector.looks = 0
+    out, report = batch(given, frames, faces=faces)
+    assert given.detector.looks == 0, "nobody is looked for"
+    assert len(report["tracks"]) == 1
+    assert torch.equal(out[:, :, 80:], frames[:, :, 80:]) and not torch.equal(out, frames)
+    out, report = batch(given, frames, faces=faces[:1])
+    assert given.detector.looks, "the first frame says who, the others are searched"
+    assert [entry["restore"] for entry in report["tracks"]] == [True, False]
+    assert torch.equal(out[:, :, 80:], frames[:, :, 80:]) and not torch.equal(out, frames)
+    refused(given, "InputMediaError", lambda: batch(given, frames, faces=faces[:9]))
+    clip = write_clip(tmp_path / "in.mp4", frames=10)
+    for some in (faces, faces[:1]):
+        path, report, _ = restore(given, VideoFromFile(str(clip)), faces=some)
+        assert sum(entry["restore"] for entry in report["tracks"]) == 1
+        assert np.abs(decoded(path)[0][:, :, 84:].astype(int) - decoded(clip)[0][:, :, 84:]).max() <= 2
+    refused(given, "InputMediaError", lambda: restore(given, VideoFromFile(str(clip)), faces=faces[:9]))
+    tracks, *_ = select(given, VideoFromFile(str(clip)))
+    error = refused(
+        given, "SettingsError", lambda: restore(given, VideoFromFile(str(clip)), tracks=tracks, faces=faces)
+    )
+    assert "faces" in error.what
+
+
+def test_the_settings_of_the_method_reach_films_too(given: SimpleNamespace, tmp_path: Path) -> None:
+    seen = given.restorer.restorer.method.stages["seen"]
+    clip = VideoFromFile(str(write_clip(tmp_path / "in.mp4")))
+    for run in (lambda **more: batch(given, images(), **more), lambda **more: restore(given, clip, **more)):
+        seen.clear()
+        run(settings={"settings": "probe", "steps": 9})
+        assert {settings["steps"] for settings, _ in seen} == {9}
+        refused(given, "SettingsError", lambda run=run: run(settings={"settings": "clr_face"}))
+        error = refused(given, "SettingsError", lambda run=run: run(fidelity=0.9))
+        assert "fidelity" in error.what, "the method of a test has no dial"
 
 
 # --- real faces --------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ _FIELDS = {
         "remote",
     ),
 }
+_DYNAMIC = ("id", "options", "display_name", "optional", "tooltip", "lazy", "extra_dict")
 _TYPES = {name: name.upper() for name in ("Image", "Mask", "Video", "String", "Boolean", "Int", "Float")}
 _OUTPUT = ("id", "display_name", "tooltip", "is_output_list")
 _SCHEMA = (
@@ -379,7 +380,13 @@ def _make_io(newer: bool) -> ModuleType:
         def __init__(self, *args: Any, ui: Any = None, expand: Any = None, block_execution: str | None = None) -> None:
             self.args, self.ui = args, ui
 
+    class Option:
+        def __init__(self, key: str, inputs: list[Any]) -> None:
+            self.key, self.inputs = key, inputs
+
+    dynamic = type("DynamicCombo.Input", (), {"__init__": _strict(_DYNAMIC), "io_type": "COMFY_DYNAMICCOMBO_V3"})
     vars(io).update(
+        DynamicCombo=type("DynamicCombo", (), {"Option": Option, "Input": dynamic}),
         Custom=lambda io_type: kind("Custom", io_type),
         Schema=dataclasses.make_dataclass("Schema", [(name, Any, None) for name in schema_fields]),
         ComfyNode=type("ComfyNode", (), {}),

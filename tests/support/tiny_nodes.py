@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import Any
 
+import pytest
 import torch
-from fake_host import Pack
+from fake_host import Pack, execute
 
 SIZE = 64
 """Side of the crops of the tiny restorer."""
+
+PARTS = ("what", "found", "kept", "todo")
+"""Of every message."""
 
 
 def synthetic(pack: Pack, name: str = "probe") -> Any:
@@ -46,3 +51,21 @@ def synthetic(pack: Pack, name: str = "probe") -> Any:
 def load(pack: Pack, method: Any) -> Any:
     restorer = pack.module("bfr_core.restorer").Restorer(method, method.configs[0], torch.nn.Identity(), "test")
     return pack.module("nodes.models").LoadedRestorer(restorer, pack.module("nodes.host").Managed(restorer.net))
+
+
+def node_list(pack: Pack) -> list[Any]:
+    extension = asyncio.run(pack.root.comfy_entrypoint())
+    return asyncio.run(extension.get_node_list())
+
+
+def pictures(count: int, channels: int = 3, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return (torch.rand(count, 80, 96, channels, generator=generator) * 0.5 + 0.2).to(dtype)
+
+
+def refused(pack: Pack, kind: str, node: Any, **inputs: Any) -> Any:
+    """Return the error of our tree that a node must raise, with its four parts."""
+    with pytest.raises(getattr(pack.module("bfr_core.errors"), kind)) as caught:
+        execute(node, **inputs)
+    assert all(getattr(caught.value, part).strip() for part in PARTS)
+    return caught.value

@@ -18,6 +18,7 @@ from bfr_core.errors import SettingsError
 from bfr_core.faces.align import FFHQ_TEMPLATE
 from bfr_core.faces.people import People
 from bfr_core.faces.quality import CROP, SHARP, QualityFilter, sharpness, yaw
+from bfr_core.types import Face
 from bfr_core.video.choose import THUMBNAIL, TrackSelection, apply_json, best_row, choose, thumbnail, to_json
 from bfr_core.video.tracks import link, people
 from bfr_core.video.types import Scan, Track
@@ -78,6 +79,22 @@ def test_everybody_is_restored_and_nobody_removed(tracks):
 )
 def test_numbers_places_and_sizes(tracks, choice, expected):
     assert chosen(tracks, **choice) == expected
+
+
+def test_faces_of_the_first_frame_are_followed_into_every_shot(tracks):
+    def given(*rows):
+        return [Face(tuple((tracks[row].boxes[0] + 3).tolist()), tracks[row].points[0], 1.0) for row in rows]
+
+    # The second comes back after the cut.
+    assert chosen(tracks, faces=given(1)) == [2, 4]
+    assert chosen(tracks, faces=given(0, 2)) == [1, 3]
+    assert "first frame" in tracks[1].reason
+    assert chosen(tracks, faces=[]) == []
+    assert chosen(tracks, faces=[Face((0.0, 0.0, 9.0, 9.0), tracks[0].points[0], 1.0)]) == []
+    assert chosen(tracks, faces=given(1), except_ids=[2]) == [4]
+    for track in tracks:  # nobody tells people apart
+        track.person = 0
+    assert chosen(tracks, faces=given(1)) == [2]
 
 
 @pytest.mark.parametrize(

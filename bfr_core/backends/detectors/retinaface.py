@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import ModelError
 from ...models.checkpoints.files import fill
-from ...models.spec import Checkpoint, KnownFile, ModelSpec
+from ...models.spec import Checkpoint, KnownFile, ModelSpec, has_all
 from ...types import Face
 from ._pictures import Found, detect_each
 
@@ -86,5 +86,6 @@ SPEC = ModelSpec(
     ),
     needs=("facexlib",),
     install="pip install 'bfr-faces[facexlib]'",
+    detect=has_all("ClassHead.0.conv1x1.weight", "BboxHead.0.conv1x1.weight", "LandmarkHead.0.conv1x1.weight"),
     order=30,
 )

@@ -94,6 +94,7 @@ METHOD = Method(
     title="CLR-Face",
     summary="Latent diffusion: starts from a recovered face, repaints it in few steps inside a VQ autoencoder, and "
     "keeps the person by guidance where a latent mask finds identity.",
+    traits="slow, crisp, guided where identity shows",
     papers=(Paper("CLR-Face", "https://arxiv.org/abs/2402.06106", "Sec. 3"),),
     configs=(
         Config(

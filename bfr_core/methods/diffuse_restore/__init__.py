@@ -63,6 +63,7 @@ METHOD = Method(
     title="Diffuse-and-Restore",
     summary="Recovers who it is first, then paints the face anew from there by diffusion, steered back to that person "
     "in the regions that matter.",
+    traits="slow, crisp, guided back to the person",
     papers=(Paper("Diffuse and Restore (WACV 2024)", "", "Sec. 3"),),
     configs=(
         Config(

@@ -69,6 +69,7 @@ METHOD = Method(
     id="irn",
     title="Identity recovery network",
     summary="Fast: one pass of a regression network trained to keep the person recognisable.",
+    traits="fast, closest to the person",
     papers=(
         Paper("CLR-Face", "https://arxiv.org/abs/2402.06106", "Sec. 3.3, Eq. 11"),
         Paper("Diffuse and Restore (WACV 2024)", "", "Sec. 3.1, Eq. 4"),

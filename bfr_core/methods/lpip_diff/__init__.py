@@ -57,6 +57,7 @@ METHOD = Method(
     title="LPIP-Diff",
     summary="Paints overlapping patches by diffusion and puts what it estimates together at each step: fine detail, no "
     "seams, pictures of any size.",
+    traits="slow, fine detail, whole pictures too",
     papers=(Paper("LPIP-Diff (ICASSP 2025)", "", "Sec. II, Algorithm 2"),),
     configs=(
         Config(

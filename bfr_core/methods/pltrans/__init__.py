@@ -95,6 +95,7 @@ METHOD = Method(
     title="PLTrans",
     summary="Asks a dictionary of clean faces by cross-attention, with a query that latent diffusion has made unaware "
     "of the degradation.",
+    traits="keeps the person, soft skin",
     papers=(Paper("PLTrans (CVPR 2024)", "", "Sec. 3"),),
     configs=(
         Config(

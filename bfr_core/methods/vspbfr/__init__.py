@@ -96,6 +96,7 @@ METHOD = Method(
     title="VSPBFR",
     summary="Visual style prompts: a code diffuser refines what a style encoder sees of the face; features of a face "
     "generator and style-modulated layers paint it anew.",
+    traits="fast, crisp, less like the person",
     papers=(Paper("Visual Style Prompt Learning (VSPBFR)", "https://arxiv.org/abs/2412.21042", "Sec. III"),),
     configs=(
         Config(

@@ -166,6 +166,12 @@ def require_safe_torch(path: Path) -> None:
         )
 
 
+def is_archive(path: Path) -> bool:
+    """Tell whether torch.save wrote an archive, which can be mapped; before 1.6 it wrote none."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def open_torch(path: Path, *, allowed: Collection[type] = ()) -> Any:
     """Return what torch.save wrote, its tensors mapped from the file where its format allows: nothing is read yet.
 
@@ -178,8 +184,7 @@ def open_torch(path: Path, *, allowed: Collection[type] = ()) -> Any:
     """
     require_safe_torch(path)
     try:
-        with path.open("rb") as file:
-            archive = file.read(4) == b"PK\x03\x04"  # torch before 1.6 wrote no archives, and those cannot be mapped
+        archive = is_archive(path)
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
@@ -245,7 +250,7 @@ def check_stored(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     loaded = open_torch(path)
-    state = _unwrap(loaded)
+    state = unwrap(loaded)
     if not state:
         raise WeightsError(
             f"No weights in {path}",
@@ -259,13 +264,14 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return {key: tensor.detach().contiguous().clone() for key, tensor in state.items()}
 
 
-def _unwrap(loaded: Any) -> dict[str, Tensor]:
+def unwrap(loaded: Any) -> dict[str, Tensor]:
+    """Return the tensors of what a file holds, from within what trainers put around them."""
     if not isinstance(loaded, Mapping):
         return {}
     for wrapper in _WRAPPERS:
         inner = loaded.get(wrapper)
         if isinstance(inner, Mapping) and any(isinstance(value, Tensor) for value in inner.values()):
-            return _unwrap(inner) or {}
+            return unwrap(inner) or {}
     return {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
 
 

@@ -24,12 +24,14 @@ from .files import (
     check_finite,
     check_stored,
     check_sums,
+    is_archive,
     open_safetensors,
     open_torch,
     outline,
     sniff,
     some,
     strip_prefix,
+    unwrap,
 )
 from .origin import read_origin
 
@@ -82,7 +84,24 @@ class Contents:
         return {key: tensor.contiguous().clone() for key, tensor in self.check(part).items()}
 
 
-def inspect(method: Method, path: Path, *, alone: bool = True) -> Contents:
+def open_mapped(path: Path) -> Any:
+    """Return what a file holds, its tensors mapped from it; None where it would have to be read as a whole.
+
+    Raises:
+        WeightsError: it cannot be opened or is unsafe.
+    """
+    sniff(path)
+    if path.suffix == ".safetensors":
+        return open_safetensors(path)
+    return open_torch(path, allowed=_HARMLESS) if is_archive(path) else None
+
+
+def state_of(loaded: Any) -> dict[str, Tensor]:
+    """Return the tensors of a file by key, known wrappers and prefixes removed."""
+    return strip_prefix(unwrap(loaded))
+
+
+def inspect(method: Method, path: Path, *, alone: bool = True, loaded: Any = None) -> Contents:
     """Tell which parts of a method's network a file holds, by its keys; hardly anything of it is read.
 
     A file that says what it was trained as is believed: the keys of another method may be the same.
@@ -91,12 +110,14 @@ def inspect(method: Method, path: Path, *, alone: bool = True) -> Contents:
         method: a method with parts.
         path: the file.
         alone: count a file of another method that serves as a part.
+        loaded: from `open_mapped`, where it is open already.
 
     Raises:
         WeightsError: it cannot be opened, is unsafe, or was trained with FIR kernels or options other than ours.
     """
-    sniff(path)
-    loaded: Any = open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path, allowed=_HARMLESS)
+    if loaded is None:
+        sniff(path)
+        loaded = open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path, allowed=_HARMLESS)
     if not isinstance(loaded, Mapping):
         return Contents(method, path, (), {}, outline(loaded))
     origin = read_origin(path)
@@ -123,14 +144,18 @@ def inspect(method: Method, path: Path, *, alone: bool = True) -> Contents:
     return Contents(method, path, tuple(found), tensors, words)
 
 
-def find_contents(path: Path) -> Contents | None:
+def find_contents(path: Path, loaded: Any = None) -> Contents | None:
     """Return what a file holds of a network that comes in parts, or None where it holds nothing of any.
+
+    Args:
+        path: the file.
+        loaded: from `open_mapped`, where it is open already.
 
     Raises:
         WeightsError: it cannot be opened or is unsafe.
     """
     for method in methods().values():
-        if method.parts and (contents := inspect(method, path, alone=False)).parts:
+        if method.parts and (contents := inspect(method, path, alone=False, loaded=loaded)).parts:
             return contents
     return None
 

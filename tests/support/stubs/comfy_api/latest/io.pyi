@@ -20,6 +20,12 @@ String: type[_Type]
 Combo: type[_Type]
 Video: type[_Type]
 
+class DynamicCombo:
+    class Option:
+        def __init__(self, key: str, inputs: list[Any]) -> None: ...
+
+    Input: type[_Input]
+
 def Custom(io_type: str) -> type[_Type]: ...
 
 class NodeOutput:
