@@ -33,7 +33,7 @@ LANE, CLEAR = 18, 16
 """Between two lanes, and from a lane to a node."""
 SIDE = 26
 """From the edge of a column to the reroutes in the gap beside it."""
-LOOP = 56
+LOOP = 50
 """Between a node and one below it that it is wired to."""
 STEEP = 250
 """From a lane up or down to an input: more than that takes a reroute of its own."""
