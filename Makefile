@@ -8,7 +8,7 @@ VERSIONS = tests/support/versions
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint format types check oldest newest py311 py312 validate host release bench demo wheel
-.PHONY: tables schemas
+.PHONY: tables schemas texts workflows pictures
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,3 +81,12 @@ tables: setup ## write the generated tables of the documentation anew
 
 schemas: setup ## take changed nodes over into what saved workflows are checked against
 	PYTHONPATH=.:tests/support $(BIN)/python tests/nodes/test_nodes.py
+
+texts: setup ## write help pages and locales anew, from the schemas and tests/nodes/texts.txt
+	PYTHONPATH=.:tests/support $(BIN)/python tests/nodes/test_texts.py
+
+workflows: setup ## draw the saved workflows anew, from tests/nodes/api and tests/nodes/workflows.toml
+	$(BIN)/python tests/support/lay_out.py
+
+pictures: setup ## paint the pictures of templates and help pages anew; takes a minute or two
+	PYTHONPATH=.:tests/support $(BIN)/python tests/support/draw_pictures.py

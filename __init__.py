@@ -4,6 +4,7 @@ Nothing is imported here: a broken or absent host must not keep the library, the
 """
 
 WEB_DIRECTORY = "./web"
+"""Help pages, and what the page cannot be told otherwise. The host serves it; nothing else names it."""
 
 
 async def comfy_entrypoint():

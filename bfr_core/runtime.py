@@ -6,15 +6,16 @@ The command line passes a plain one; the ComfyUI nodes pass one that asks the ho
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .errors import RestoreError, SettingsError
+from .types import Heard, Numbers
 
 if TYPE_CHECKING:
     from .restoration.kept import KeptFaces
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bfr")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-Numbers = Mapping[str, Sequence[float]]
-"""What was read in faces: by name, a number for each face."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -79,15 +77,6 @@ def _no_faces(before: Tensor, after: Tensor) -> None:
 
 def _no_cancel() -> None:
     """Never stop."""
-
-
-@dataclass(slots=True)
-class Heard:
-    """What was said while faces were restored, to be said again where they are shown without being restored anew."""
-
-    notes: list[str] = field(default_factory=list)
-    numbers: list[tuple[str, Numbers]] = field(default_factory=list)
-    """By `Runtime.tell`, batch by batch."""
 
 
 class _Record:

@@ -9,12 +9,16 @@ anywhere except where pixels are sampled.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+Numbers = Mapping[str, Sequence[float]]
+"""What was read in faces: by name, a number for each face."""
 
 POINT_NAMES = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
 """Order of the five points; left and right are the viewer's."""
@@ -129,3 +133,33 @@ class RestoreReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
         return asdict(self)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What was said while faces were restored, to be said again where they are shown without being restored anew."""
+
+    notes: list[str] = field(default_factory=list)
+    numbers: list[tuple[str, Numbers]] = field(default_factory=list)
+    """By `Runtime.tell`, batch by batch."""
+
+
+class Upscaler(Protocol):
+    """Makes pictures larger."""
+
+    @property
+    def name(self) -> str:
+        """What it is, in the words of a report."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What tells it from others: a film is continued by the same one only."""
+        ...
+
+    def __call__(self, frame: torch.Tensor, factor: int) -> torch.Tensor:
+        """Return (1, 3, factor * H, factor * W) of (1, 3, H, W), both float32 RGB, meant as [0, 1].
+
+        What lies outside [0, 1] is light that is kept.
+        """
+        ...

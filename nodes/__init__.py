@@ -9,6 +9,7 @@ from .composite import CompositeFaces
 from .degrade import DegradeFaces
 from .detect import AlignFaces, DetectFaces
 from .errors import in_words
+from .example import ExampleClip, ExamplePortrait
 from .guidance import CombineGuidanceMasks, FacePartMask, GuidanceMask, IdentityGuideNode, PreviewGuidanceMask
 from .host import register_folders
 from .loaders import LoadDetector
@@ -31,6 +32,7 @@ class BfrExtension(ComfyExtension):
         fixed += [GuidanceMask, FacePartMask, CombineGuidanceMasks, PreviewGuidanceMask]
         fixed += [IdentityGuideNode, SelectPerson, IdentityDriftGate]
         fixed += [RestoreFacesInVideo, SelectTracks, RestoreFacesInFrames]
+        fixed += [ExamplePortrait, ExampleClip]
         own: list[type[io.ComfyNode]] = []
         for method in methods().values():
             own += [method_node(method), *([picture_node(method)] if method.picture else []), *own_nodes(method)]

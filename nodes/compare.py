@@ -9,7 +9,7 @@ import torch
 from .compat import io, option, schema
 from .host import check_cancel, device, join_image, split_image
 from .models import get_detector
-from .types import CATEGORY
+from .types import MEASURE
 
 
 class CompareFaces(io.ComfyNode):
@@ -21,7 +21,7 @@ class CompareFaces(io.ComfyNode):
         return schema(
             node_id="BFR_CompareFaces",
             display_name="Compare Faces",
-            category=CATEGORY,
+            category=MEASURE,
             description="Measure images against their truth, pair by pair: PSNR, SSIM, sharpness, and how far eyes, "
             "nose and mouth are off. The sheet shows them side by side with the figures below. Metrics that need a "
             "file, such as LPIPS, are in the command `bfr eval`.",
@@ -38,7 +38,7 @@ class CompareFaces(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="sheet", tooltip="input | image | truth, with the figures of each pair"),
+                io.Image.Output(display_name="sheet", tooltip="Input, image and truth, with the figures of each pair"),
                 io.String.Output(display_name="figures", tooltip="Every value and the means, as JSON"),
             ],
         )  # fmt: skip

@@ -8,7 +8,7 @@ from ..bfr_core.compose.paste import composite
 from ..bfr_core.errors import InputMediaError
 from .compat import io, option, schema
 from .host import check_cancel, join_image, mask_layers, split_image, to_host
-from .types import CATEGORY, Crops, CropsSocket
+from .types import RESTORE, Crops, CropsSocket
 
 
 class CompositeFaces(io.ComfyNode):
@@ -20,7 +20,7 @@ class CompositeFaces(io.ComfyNode):
         return schema(
             node_id="BFR_CompositeFaces",
             display_name="Composite Faces",
-            category=CATEGORY,
+            category=RESTORE,
             description="Paste restored faces back into the images they were cut from. Everything outside the mask "
             "stays exactly as it was; where faces overlap, each pixel goes to the nearest one.",
             search_aliases=["paste face", "uncrop", "face blend"],

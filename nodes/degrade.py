@@ -12,7 +12,7 @@ from ..bfr_core.degrade.drawing import draw
 from ..bfr_core.degrade.presets import PRESETS, SEVERITIES, get_preset
 from .compat import io, option, schema
 from .host import check_cancel, join_image, split_image
-from .types import CATEGORY
+from .types import TRAIN_AIDS
 
 
 class DegradeFaces(io.ComfyNode):
@@ -24,7 +24,7 @@ class DegradeFaces(io.ComfyNode):
         return schema(
             node_id="BFR_DegradeFaces",
             display_name="Degrade Faces",
-            category=CATEGORY,
+            category=TRAIN_AIDS,
             description="Blur, shrink, add noise, compress and enlarge images by the published ranges of a paper, or "
             "by a fixed factor (x4 to x64), to test restoration on. Image n of a batch is drawn with seed + n.",
             search_aliases=["degradation", "blur noise jpeg", "low quality", "test restoration"],

@@ -16,7 +16,7 @@ from .compat import boxes_input, boxes_output, io, option, schema
 from .foreign import SegsSocket, faces_of_landmarks, faces_of_segs, landmarks_input, segs_input, to_segs
 from .host import check_cancel, join_image, split_image, to_host
 from .models import get_detector
-from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket
+from .types import FIND, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket
 
 
 def check_faces(faces: Faces, images: int) -> None:
@@ -55,9 +55,9 @@ def resolve_faces(
     shape = (frames.shape[-2], frames.shape[-1])
     if faces is not None:
         check_faces(faces, len(frames))
-        return [FoundFaces(list(there), "given") for there in faces]
+        return [FoundFaces.given(there) for there in faces]
     if landmarks is not None:
-        return [FoundFaces(there, "given") for there in faces_of_landmarks(landmarks, len(frames), shape)]
+        return [FoundFaces.given(there) for there in faces_of_landmarks(landmarks, len(frames), shape)]
     given = None
     if boxes is not None:
         given = core_boxes.to_faces(boxes, len(frames))
@@ -81,7 +81,7 @@ class DetectFaces(io.ComfyNode):
         return schema(
             node_id="BFR_DetectFaces",
             display_name="Detect Faces",
-            category=CATEGORY,
+            category=FIND,
             description="Find the faces in every image of a batch, or take those that another tool has found. Where "
             "none is found, it is searched turned by 90, 180 and 270 degrees too, as scans may lie; no face at all is "
             "a normal result. The mask shows the boxes; connect faces to Align Faces.",
@@ -149,7 +149,7 @@ class AlignFaces(io.ComfyNode):
         return schema(
             node_id="BFR_AlignFaces",
             display_name="Align Faces",
-            category=CATEGORY,
+            category=FIND,
             description="Cut every face out of its image, upright, the way restoration methods expect it (FFHQ "
             "template). Connect faces, or boxes from any core detector; a box in which no face is found is left out. "
             "Where there is none at all, aligned is one black square and Composite Faces changes nothing.",

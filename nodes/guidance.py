@@ -26,7 +26,7 @@ from .models import (
     get_restorer,
 )
 from .restore import SEED, SEED_HELP, batch_seeds, default_choice
-from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, RestorerSocket
+from .types import GUIDE, Crops, CropsSocket, DetectorSocket, RestorerSocket
 
 _FEATURES = ("eyes", "brows", "mouth", "nose")
 """Parts that are on to begin with: those that tell who it is."""
@@ -44,7 +44,7 @@ class GuidanceMask(io.ComfyNode):
         return schema(
             node_id="BFR_GuidanceMask",
             display_name="Guidance Mask",
-            category=CATEGORY,
+            category=GUIDE,
             description="Show where a method has learnt to steer aligned faces to their identity: "
             + _either((f"the {mask.name} of {method.title}" for method, mask in masking), ", or ")
             + ". Change it with Combine Guidance Masks, and give it back to the node that restores.",
@@ -72,7 +72,7 @@ class GuidanceMask(io.ComfyNode):
                 found=f"the restorer is {method.title}; expected one of "
                 + ", ".join(other.title for other, _ in _masking()),
                 kept="Nothing was started",
-                todo="Load a restorer of one of them, or make a mask with Face Part Mask",
+                todo="Load a restorer of one of them, or make a mask with Mask of Face Parts",
             )
         frames, _ = split_image(faces)
         mask = method.mask.make(
@@ -92,12 +92,12 @@ class FacePartMask(io.ComfyNode):
         """Describe the node."""
         return schema(
             node_id="BFR_FacePartMask",
-            display_name="Face Part Mask",
-            category=CATEGORY,
+            display_name="Mask of Face Parts",
+            category=GUIDE,
             description="Make soft masks of parts of aligned faces: eyes, brows, mouth, nose, skin, and the rest. They "
             "follow the five points that the faces were aligned by; with a landmark network in models/facedetection, "
             "98 points. They say where identity guidance may act, and limit what Composite Faces pastes.",
-            search_aliases=["face parsing", "face segmentation", "eyes mask", "mouth mask", "landmarks"],
+            search_aliases=["face part mask", "face parsing", "face segmentation", "eyes mask", "mouth mask"],
             inputs=[
                 CropsSocket.Input("crops", tooltip="From Align Faces"),
                 *(
@@ -160,7 +160,7 @@ class CombineGuidanceMasks(io.ComfyNode):
         return schema(
             node_id="BFR_CombineGuidanceMasks",
             display_name="Combine Guidance Masks",
-            category=CATEGORY,
+            category=GUIDE,
             description="Put two masks of the same faces together, then invert or blur the result. One mask serves a "
             "whole batch; masks of another size are resized. With b left open, a alone is inverted or blurred.",
             search_aliases=["mask union", "mask intersection", "subtract mask", "invert mask", "feather mask"],
@@ -202,7 +202,7 @@ class PreviewGuidanceMask(io.ComfyNode):
         return schema(
             node_id="BFR_PreviewGuidanceMask",
             display_name="Preview Guidance Mask",
-            category=CATEGORY,
+            category=GUIDE,
             description="Show masks over the images they belong to: orange where a mask is 1, dark where it is 0.",
             search_aliases=["mask overlay", "mask preview", "show mask"],
             inputs=[
@@ -232,7 +232,7 @@ class IdentityGuideNode(io.ComfyNode):
         return schema(
             node_id="BFR_IdentityGuide",
             display_name="Identity Guide",
-            category=CATEGORY,
+            category=GUIDE,
             description="Say whom a restorer steers faces to, by which recogniser and how strongly. With a reference "
             "photo it steers to the person in it, otherwise to who is recognised in each face itself. For "
             + _either((method.title for method in guiding_methods()), " and ")

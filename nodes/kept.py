@@ -11,7 +11,7 @@ from ..bfr_core.errors import SettingsError
 from ..bfr_core.media.tensors import SUFFIX
 from .compat import io, option, schema
 from .host import data_files, data_path, new_output
-from .types import CATEGORY
+from .types import EDIT
 
 _NONE = "none"
 """Choice of a loader while no file is there: an empty list would say nothing."""
@@ -51,7 +51,7 @@ def save_node(kept: Kept) -> type[io.ComfyNode]:
             return schema(
                 node_id=_node_id("Save", kept),
                 display_name=f"Save {kept.label}",
-                category=CATEGORY,
+                category=EDIT,
                 description=f"Save {kept.title} to the output folder, for Load {kept.label}.",
                 search_aliases=[kept.method, f"export {kept.title}"],
                 inputs=[
@@ -89,7 +89,7 @@ def load_node(kept: Kept) -> type[io.ComfyNode]:
             return schema(
                 node_id=_node_id("Load", kept),
                 display_name=f"Load {kept.label}",
-                category=CATEGORY,
+                category=EDIT,
                 description=f"Load {kept.title} that Save {kept.label} wrote.",
                 search_aliases=[kept.method, f"import {kept.title}"],
                 inputs=[

@@ -8,7 +8,7 @@ from typing import Any
 from ..bfr_core.models.registry import specs
 from .compat import io, option, schema
 from .models import check_file, file_stamp, files_of, get_detector, left_out
-from .types import CATEGORY, DetectorSocket
+from .types import FIND, DetectorSocket
 
 
 def loader_node(
@@ -47,7 +47,7 @@ def loader_node(
             return schema(
                 node_id=node_id,
                 display_name=display_name,
-                category=CATEGORY,
+                category=FIND,
                 description=description,
                 search_aliases=list(search_aliases),
                 inputs=[
@@ -88,5 +88,5 @@ LoadDetector = loader_node(
     search_aliases=("face detection", "yunet", "retinaface", "scrfd"),
     help_model="What finds the faces; embedded needs no file",
     help_file="automatic: the weights of the pack, or a known file in models/facedetection",
-    help_output="For Detect Faces and Restore Faces",
+    help_output="For Detect Faces and Face Restoration",
 )

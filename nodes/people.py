@@ -11,7 +11,7 @@ from ..bfr_core.errors import InputMediaError
 from .compat import io, option, schema
 from .host import check_cancel, join_image, split_image
 from .models import EMBEDDED, check_file, file_stamp, files_of, get_detector, get_recogniser
-from .types import CATEGORY, Crops, CropsSocket, DetectorSocket
+from .types import FIND, GUIDE, Crops, CropsSocket, DetectorSocket
 
 if TYPE_CHECKING:
     from ..bfr_core.faces.identity import RecognizerNet
@@ -64,7 +64,7 @@ class SelectPerson(io.ComfyNode):
         return schema(
             node_id="BFR_SelectPerson",
             display_name="Select Person",
-            category=CATEGORY,
+            category=FIND,
             description="Keep the faces of the person in a photo, at most one in each image, or of everybody else. "
             "Connect it after Align Faces; restore what comes out and put it back with Composite Faces. Where nobody "
             "is left, aligned is one black square and Composite Faces changes nothing.",
@@ -145,7 +145,7 @@ class IdentityDriftGate(io.ComfyNode):
         return schema(
             node_id="BFR_IdentityDriftGate",
             display_name="Identity Drift Gate",
-            category=CATEGORY,
+            category=GUIDE,
             description="Compare restored faces with what they were made from, and put back those whose identity moved "
             "too far. Connect it between a node that restores aligned faces and Composite Faces.",
             search_aliases=["identity preservation", "face similarity", "arcface", "identity check"],

@@ -16,7 +16,7 @@ from .host import join_image, runtime, split_image
 from .models import LoadedRestorer, get_restorer
 from .restore import REPORT_HELP, SEED, SEED_HELP, colours_input, default_choice
 from .settings import default_config, param_input
-from .types import CATEGORY, RestorerSocket
+from .types import RESTORE, RestorerSocket
 
 
 class RestoreImage(io.ComfyNode):
@@ -31,7 +31,7 @@ class RestoreImage(io.ComfyNode):
         return schema(
             node_id=f"BFR_RestoreImage_{method.id}",
             display_name=f"Restore Image ({method.title})",
-            category=CATEGORY,
+            category=RESTORE,
             description=f"Restore images of any size as a whole: {method.picture_help}",
             search_aliases=[method.id, method.title, "image restoration", "tiled restore", "denoise", "deblur"],
             inputs=[

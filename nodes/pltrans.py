@@ -32,7 +32,7 @@ from .restore import (
     default_choice,
 )
 from .settings import default_config, param_input
-from .types import CATEGORY, RestorerSocket
+from .types import EDIT, RestorerSocket
 
 PLTransLatentSocket = io.Custom("BFR_PLTRANS_LATENT")
 """Carries `PLTransLatents`."""
@@ -66,7 +66,7 @@ class PLTransLatent(io.ComfyNode):
         return schema(
             node_id="BFR_PLTransLatent",
             display_name="PLTrans Latent",
-            category=CATEGORY,
+            category=EDIT,
             description="Read the latents that PLTrans restores aligned faces from, freed of their degradation. Mix "
             "them, edit a region, or save them; PLTrans Decode turns them into faces. Unchanged they give what Restore "
             "Aligned Faces (PLTrans) gives with the same seed and settings.",
@@ -104,7 +104,7 @@ class PLTransSample(io.ComfyNode):
         return schema(
             node_id="BFR_PLTransSample",
             display_name="PLTrans Sample",
-            category=CATEGORY,
+            category=EDIT,
             description="Draw latents of faces that nobody has, out of noise. PLTrans Decode turns them into faces, "
             "PLTrans Mix mixes them into others.",
             search_aliases=[*_ALIASES, "generate face", "random face", "synthesise face"],
@@ -140,9 +140,9 @@ class PLTransMix(io.ComfyNode):
         return schema(
             node_id="BFR_PLTransMix",
             display_name="PLTrans Mix",
-            category=CATEGORY,
+            category=EDIT,
             description="Mix the latents of two faces. With a mask only its region takes from b, such as the mouth "
-            "from Face Part Mask, and the rest stays a; with an amount of 1 the region is replaced. Latents of one "
+            "from Mask of Face Parts, and the rest stays a; with an amount of 1 the region is replaced. Latents of one "
             "face are mixed with each of the others.",
             search_aliases=[*_ALIASES, "interpolate", "blend latents", "replace region", "swap mouth", "masked edit"],
             inputs=[
@@ -181,7 +181,7 @@ class PLTransDecode(io.ComfyNode):
         return schema(
             node_id="BFR_PLTransDecode",
             display_name="PLTrans Decode",
-            category=CATEGORY,
+            category=EDIT,
             description="Turn latents into faces by PLTrans: they ask the dictionary of clean faces what to paint.",
             search_aliases=[*_ALIASES, "decode face"],
             inputs=[

@@ -40,13 +40,19 @@ from .models import (
 from .own import input_kind
 from .people import person_in
 from .settings import chosen_settings, default_config, fidelity_input, param_input, settings_input
-from .types import CATEGORY, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket, RestorerSocket
+from .types import RESTORE, Crops, CropsSocket, DetectorSocket, Faces, FacesSocket, RestorerSocket
 from .upscaling import host_upscaler, larger_alpha, larger_shape, upscale_inputs
 
 SEED = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
 SEED_HELP = "Draws the noise of methods that need any; the same seed gives the same faces"
+FACE_ALIASES = [
+    *("face restoration", "restore faces", "blind face restoration", "face fix", "repair", "face enhance"),
+    *("face detailer", "upscale face", "face upscale", "old photo", "scratch", "deblur face"),
+    *("gfpgan", "codeformer", "restoreformer", "gpen"),
+]
+"""What people type who look for this: the task, what they know from elsewhere, and what is wrong with their photo."""
 CROPS_HELP = (
-    "From Align Faces, where the faces come from it: noise is then drawn as in Restore Faces, also for images of a "
+    "From Align Faces, where the faces come from it: noise is then drawn as in Face Restoration, also for images of a "
     "batch and where some faces were left out"
 )
 REPORT_HELP = "What was done, as JSON; its notes say what was not done as asked, and what the method read in the faces"
@@ -85,10 +91,10 @@ class LoadRestorer(io.ComfyNode):
         return schema(
             node_id="BFR_LoadRestorer",
             display_name="Load Face Restorer",
-            category=CATEGORY,
+            category=RESTORE,
             description="Choose a restoration method, its size and its weights. The first ones in the list come with "
             "weights; the others need a file of yours in models/facerestore_models.",
-            search_aliases=["face restore model", "gfpgan", "codeformer"],
+            search_aliases=["face restore model", "gfpgan", "codeformer", "restoreformer", "face restoration model"],
             inputs=[
                 method_input("Method and size", embedded_only=False),
                 option(
@@ -124,11 +130,11 @@ class RestoreFaces(io.ComfyNode):
         """Describe the node."""
         return schema(
             node_id="BFR_RestoreFaces",
-            display_name="Restore Faces",
-            category=CATEGORY,
+            display_name="Face Restoration",  # the page ranks titles that begin with what was typed first
+            category=RESTORE,
             description="Find the faces in every image, restore them and put them back. Everything outside the faces "
             "stays exactly as it was.",
-            search_aliases=["face restoration", "gfpgan", "codeformer", "face fix", "face enhance", "old photo"],
+            search_aliases=FACE_ALIASES,
             inputs=[
                 io.Image.Input("image", tooltip="One image or a batch, of any size"),
                 method_input("How to restore; a connected restorer takes its place"),
@@ -240,7 +246,7 @@ def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:
     Args:
         seed: of the node.
         count: how many faces there are.
-        crops: where they were cut from: they are then seeded as Restore Faces does, by their image and their place
+        crops: where they were cut from: they are then seeded as Face Restoration does, by their image and their place
             among all faces that were found in it.
 
     Raises:
@@ -260,7 +266,7 @@ def batch_seeds(seed: int, count: int, crops: Crops | None = None) -> list[int]:
 
 
 def batch_report(loaded: LoadedRestorer, run: Runtime, seconds: float, **said: Any) -> str:
-    """Return what was done to a batch as JSON, in the form of Restore Faces: one entry, with the keys that apply.
+    """Return what was done to a batch as JSON, in the form of Face Restoration: one entry, with the keys that apply.
 
     Args:
         loaded: what did it.
@@ -294,7 +300,7 @@ def method_node(method: Method) -> type[io.ComfyNode]:
             return schema(
                 node_id=f"BFR_Restore_{method.id}",
                 display_name=f"Restore Aligned Faces ({method.title})",
-                category=CATEGORY,
+                category=RESTORE,
                 description=f"{method.summary} Takes aligned faces of {size} px, from Align Faces, not whole images. "
                 + " ".join(f"{paper.title}, {paper.section}." for paper in method.papers),
                 search_aliases=[method.id, method.title, "face restoration"],

@@ -14,7 +14,7 @@ from .host import join_image, runtime, split_image
 from .kept import Kept, load_node, save_node
 from .models import LoadedRestorer, get_restorer
 from .restore import SEED, SEED_HELP, batch_seeds, default_choice
-from .types import CATEGORY, Beside, RestorerSocket
+from .types import EDIT, Beside, RestorerSocket
 
 StyleCodesSocket = io.Custom("BFR_STYLE_CODES")
 """Carries `StyleCodes`."""
@@ -65,7 +65,7 @@ class MakeStyleCodes(io.ComfyNode):
         return schema(
             node_id="BFR_StyleCodes",
             display_name="VSPBFR Style Codes",
-            category=CATEGORY,
+            category=EDIT,
             description="Read the visual style prompts of aligned faces: what the style encoder sees in them, and what "
             "the code diffuser makes of it step by step. Look at them with VSPBFR Style Preview, mix or save them, and "
             "connect them to Restore Aligned Faces (VSPBFR). Unchanged they give what that node gives by itself with "
@@ -98,7 +98,7 @@ class PreviewStyleCodes(io.ComfyNode):
         return schema(
             node_id="BFR_StylePreview",
             display_name="VSPBFR Style Preview",
-            category=CATEGORY,
+            category=EDIT,
             description="Show style codes as pictures: the face that the generator paints from the codes alone, "
             "without the degraded image. With the steps it grows out of noise.",
             search_aliases=[_METHOD, "style prompt", "inverted image", "gan inversion"],
@@ -132,7 +132,7 @@ class MixStyleCodes(io.ComfyNode):
         return schema(
             node_id="BFR_MixStyleCodes",
             display_name="VSPBFR Mix Style Codes",
-            category=CATEGORY,
+            category=EDIT,
             description="Mix the style codes of two faces, in all layers or in some: the first layers hold pose and "
             "shape, the middle ones features, the last ones colour and texture.",
             search_aliases=[_METHOD, "style prompt", "style mixing", "blend latents", "interpolate"],

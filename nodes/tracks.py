@@ -19,7 +19,7 @@ from ..bfr_core.video.reader import OnDamage
 from .compat import io, option, schema, ui
 from .host import FilmBar, film_runtime, join_image
 from .models import get_detector, get_recogniser
-from .types import CATEGORY, DetectorSocket, TrackChoice, TracksSocket
+from .types import FILM, DetectorSocket, TrackChoice, TracksSocket
 from .video import all_faces_input, damage_input, make_choice, person_input
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class SelectTracks(io.ComfyNode):
         return schema(
             node_id="BFR_SelectTracks",
             display_name="Select Tracks",
-            category=CATEGORY,
+            category=FILM,
             description="Find and follow the faces of a video and show each with its number. A track is one face in "
             "one shot; faces that are alike have the same person. Run it with tracks left empty, look at the pictures, "
             "type the numbers, and connect it to Restore Faces in Video with the same video: that node does not "

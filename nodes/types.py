@@ -23,7 +23,11 @@ CropsSocket = io.Custom("BFR_CROPS")
 RestorerSocket = io.Custom("BFR_RESTORER")
 TracksSocket = io.Custom("BFR_TRACKS")
 
-CATEGORY = "BFR/faces"
+CATEGORY = "Faces"
+RESTORE, FIND, GUIDE, FILM, EDIT, MEASURE, TRAIN_AIDS, EXAMPLES = (
+    f"{CATEGORY}/{room}" for room in ("Restore", "Find", "Guide", "Film", "Edit", "Measure", "Train aids", "Examples")
+)
+"""Rooms of the menu. Saved graphs do not hold them: a node may move."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..bfr_core.restoration.options import UPSCALES
-from ..bfr_core.restoration.upscale import Lanczos, ModelUpscaler, Upscaler
+from ..bfr_core.restoration.upscale import Lanczos, ModelUpscaler
 from ..bfr_core.runtime import Runtime
+from ..bfr_core.types import Upscaler
 from .compat import io, option
 from .host import Managed, check_cancel, device
 
@@ -47,7 +48,7 @@ def host_upscaler(model: Any) -> Upscaler | None:
     """
     if model is None:
         return None
-    from ..bfr_core.restoration.kept import digest_of
+    from ..bfr_core.restoration.fingerprint import digest_of
 
     managed = Managed(model.model)
     needed = int(_BYTES * max(float(model.scale), 1.0))

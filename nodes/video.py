@@ -20,7 +20,7 @@ from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, 
 from .people import person_in
 from .restore import SEED, SEED_HELP, colours_input, within_input
 from .settings import chosen_settings, fidelity_input, settings_input
-from .types import CATEGORY, DetectorSocket, Faces, FacesSocket, RestorerSocket, TrackChoice, TracksSocket
+from .types import FILM, DetectorSocket, Faces, FacesSocket, RestorerSocket, TrackChoice, TracksSocket
 from .upscaling import host_upscaler, larger_alpha, upscale_inputs
 
 if TYPE_CHECKING:
@@ -164,11 +164,14 @@ class RestoreFacesInVideo(io.ComfyNode):
         return schema(
             node_id="BFR_RestoreFacesInVideo",
             display_name="Restore Faces in Video",
-            category=CATEGORY,
+            category=FILM,
             description="Find and follow the faces of a video, restore them without flicker and put them back. Works "
             "from file to file in little memory; every frame keeps its time, and sound and subtitles are copied. A run "
             "that was stopped goes on where it was. What is connected to tracks decides whom to restore.",
-            search_aliases=["video face restoration", "video face fix", "face enhance video", "deflicker", "old film"],
+            search_aliases=[
+                *("video face restoration", "video face fix", "face enhance video", "upscale face video"),
+                *("face detailer video", "deflicker", "old film"),
+            ],
             inputs=[
                 io.Video.Input("video", tooltip="From Load Video, Create Video or any other node that gives a VIDEO"),
                 *settings_inputs(),
@@ -195,7 +198,7 @@ class RestoreFacesInVideo(io.ComfyNode):
             outputs=[
                 io.Video.Output(display_name="video", tooltip="In the temp directory; Save Video copies it as it is"),
                 io.String.Output(display_name="report", tooltip="Who was restored, when, and who was not, as JSON"),
-                io.Image.Output(display_name="preview", tooltip="Some frames, before | after; black if no face was"),
+                io.Image.Output(display_name="preview", tooltip="Some frames, before and after; black if no face was"),
             ],
         )  # fmt: skip
 
@@ -302,7 +305,7 @@ class RestoreFacesInFrames(io.ComfyNode):
         return schema(
             node_id="BFR_RestoreFacesInFrames",
             display_name="Restore Faces in Frames",
-            category=CATEGORY,
+            category=FILM,
             description="Restore the faces in the frames of a film, followed from frame to frame and without flicker. "
             "For frames that other nodes give as a batch of images; a VIDEO takes less memory in Restore Faces in "
             "Video. Everything outside the faces stays exactly as it was.",

@@ -25,8 +25,8 @@ _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
 
 _FILMS_ONLY = {
     "restart": False, "job": None, "keep_faces": None, "tracks": (), "except_tracks": (), "persons": (), "region": None,
-    "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": 16, "preset": "medium", "drop_streams": (),
-    "stream": None, "on_damage": "stop", "frame_rate": None, "from_second": 0.0, "seconds": None,
+    "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": 16, "preset": "medium",
+    "drop_streams": (), "stream": None, "on_damage": "stop", "frame_rate": None, "from_second": 0.0, "seconds": None,
 }  # fmt: skip
 """Options that pictures do not take, and what they are where nobody gives them."""
 

@@ -32,8 +32,8 @@ SAME_FACE = 0.3
 """Least overlap (IoU) of a given box with a detected face for the two to be the same: tools draw boxes differently."""
 _ENLARGED = 1.8
 """Side of the square that is looked at again around a box, in sides of the box."""
-_IN_BOX = 0.5
-"""Least score of a face there: the box says where it is, so less is enough than in a whole picture."""
+_IN_BOX = 0.3
+"""Least score of a face there: the box says where it is. In 72 boxes beside faces nothing has so much."""
 _BOX_PX = 128
 """Size that the face in a box is brought to, which the search knows best."""
 
@@ -49,6 +49,12 @@ class FoundFaces:
     """Time it took."""
     notes: list[str] = field(default_factory=list)
     """What a person is to know of it, for the report."""
+
+    @staticmethod
+    def given(faces: Sequence[Face]) -> FoundFaces:
+        """Return faces that were found elsewhere."""
+        notes = [] if faces else ["No faces were given with this picture: nothing was restored"]
+        return FoundFaces(list(faces), "given", notes=notes)
 
 
 def find_faces(

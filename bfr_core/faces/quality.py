@@ -184,7 +184,7 @@ def sharpness_at(frame: Tensor, matrix: np.ndarray, size: int, side: int = CROP)
     return sharpness(sample(frame, matrix * (side / size), side).clamp_(0, 1))
 
 
-def photo_facts(frame: Tensor, face: Face, size: int = 512) -> dict[str, float]:
+def photo_facts(frame: Tensor, face: Face, size: int = 512, *, upscale: int = 1) -> dict[str, float]:
     """Return what `QualityFilter.reason` judges a face of a photo by; its size is up to the photo's own limit.
 
     Shapes: frame (3, H, W) in [0, 1].
@@ -193,6 +193,8 @@ def photo_facts(frame: Tensor, face: Face, size: int = 512) -> dict[str, float]:
         frame: where the face is.
         face: one of its faces.
         size: side of the restorer's crop, in pixels: what is enlarged too much for it is not looked at.
+        upscale: how many times the picture is enlarged: then no face is sharp already that has fewer pixels than the
+            restorer gives.
 
     Raises:
         InputMediaError: the face's points do not define a similarity.
@@ -200,7 +202,7 @@ def photo_facts(frame: Tensor, face: Face, size: int = 512) -> dict[str, float]:
     matrix = similarity(face.points, FFHQ_TEMPLATE * (CROP / 512))
     side = CROP / math.hypot(matrix[0, 0], matrix[1, 0])
     facts = {"yaw": float(yaw(face.points[None])[0]), "side": side}
-    if size / side < MAX_ENLARGED:
+    if size / side < (MAX_ENLARGED if upscale == 1 else 1.0):
         facts["sharpness"] = sharpness_at(frame, matrix, CROP)
     return facts
 

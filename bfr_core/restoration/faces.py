@@ -16,7 +16,8 @@ from torch import Tensor
 from ..compose.colour import keep_colours
 from ..restorer import Restorer, whole_picture
 from ..runtime import Runtime
-from .kept import KeptFace, KeptFaces, heard_of, keys_of
+from .fingerprint import keys_of
+from .kept import KeptFace, KeptFaces, heard_of
 from .options import Colours, colours_of
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def _kept_or_made(batch: FaceBatch, restorer: Restorer, run: Runtime, kept: Kept
     else:
         restorer.check(batch.images, batch.seeds)
     inputs = restorer.method.check_inputs(batch.inputs, count)
-    keys = keys_of(batch, restorer, restorer.settings(batch.settings, run), inputs, run)
+    settings = restorer.settings(batch.settings, run)
+    keys = keys_of(batch.images, batch.seeds, restorer, settings, inputs, run, whole=batch.whole)
     faces = torch.empty_like(batch.images)
     missing: list[int] = []
     for index, key in enumerate(keys):
@@ -120,7 +122,8 @@ def _kept_or_made(batch: FaceBatch, restorer: Restorer, run: Runtime, kept: Kept
         for index, face, said in zip(missing, made, heard_of(heard, len(missing)), strict=True):
             faces[index].copy_(face)
             kept.keep(keys[index], KeptFace(face.detach().to("cpu", copy=True), said))
-    kept.say(run)
+    for subject, text in kept.said().items():
+        run.say(subject, text)
     return faces
 
 

@@ -15,26 +15,20 @@ import shutil
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakKeyDictionary
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import __version__
 from ..errors import OutputMediaError
 from ..media.atomic import TEMPORARY_PREFIX, make_folder, publish
-from ..runtime import Heard, Runtime
-
-if TYPE_CHECKING:
-    from ..restorer import Restorer
-    from .faces import FaceBatch
+from ..types import Heard
 
 MEMORY_LIMIT = 512 << 20
 """Bytes of faces in memory: 170 of 512 px."""
@@ -281,18 +275,20 @@ class KeptFaces:
         except OutputMediaError as error:
             self._failed = error.found
 
-    def say(self, run: Runtime) -> None:
-        """Put into the notes of a run what became of its faces."""
+    def said(self) -> dict[str, str]:
+        """Return what the notes of the run say of its faces, by subject."""
+        said: dict[str, str] = {}
         if self.taken:
-            run.say("taken", f"{_faces(self.taken)} taken from an earlier run, and not restored again")
+            said["taken"] = f"{_faces(self.taken)} taken from an earlier run, and not restored again"
         if self._refused:
             size = f"{self.shelf.limit / 2**30:.3g} GiB"
-            run.say("refused", f"{_faces(len(self._refused))} not kept for another run: the {size} for them are full")
+            said["refused"] = f"{_faces(len(self._refused))} not kept for another run: the {size} for them are full"
         if self._damaged:
             names = ", ".join(self._damaged[:_NAMED]) + (", ..." if len(self._damaged) > _NAMED else "")
-            run.say("damaged", f"{_faces(len(self._damaged))} kept but damaged, and restored again: {names}")
+            said["damaged"] = f"{_faces(len(self._damaged))} kept but damaged, and restored again: {names}"
         if self._failed:
-            run.say("failed", f"Restored faces are no longer kept for another run: {self._failed}")
+            said["failed"] = f"Restored faces are no longer kept for another run: {self._failed}"
+        return said
 
 
 def _faces(count: int) -> str:
@@ -336,67 +332,6 @@ def _decoded(data: bytes, key: str) -> KeptFace:
     notes, numbers = told["heard"]["notes"], told["heard"]["numbers"]
     heard = Heard(notes, [(heading, each) for heading, each in numbers])
     return KeptFace(torch.from_numpy(_values(levels)), heard)
-
-
-# --- who restored -------------------------------------------------------------------------------------------------
-
-_digests: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
-def digest_of(net: nn.Module) -> str:
-    """Return what tells a network from others of its kind: the hash of its weights.
-
-    Computed once for each network, whose weights do not change once it is loaded.
-    """
-    found = _digests.get(net)
-    if found is None:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(net.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        found = _digests[net] = digest.hexdigest()
-    return found
-
-
-def fingerprint(restorer: Restorer) -> dict[str, Any]:
-    """Return who restores, weights and guide included, as plain JSON types."""
-    guide = restorer.guide
-    told: dict[str, Any] = {
-        "method": restorer.method.id,
-        "config": restorer.config.name,
-        "weights": digest_of(restorer.net),
-        "guide": None,
-    }
-    if guide is not None:
-        told["guide"] = {
-            "recogniser": digest_of(guide.recogniser),
-            "strength": guide.strength,
-            "reference": None if guide.reference is None else guide.reference.detach().cpu().tolist(),
-        }
-    return told
-
-
-def keys_of(
-    batch: FaceBatch, restorer: Restorer, settings: Any, inputs: Mapping[str, Tensor], run: Runtime
-) -> list[str]:
-    """Return the keys of a batch's faces: hashes of all that decides what the restorer makes of each."""
-    told = {
-        **fingerprint(restorer),
-        "settings": asdict(settings),
-        "whole": batch.whole,
-        "computed": [str(run.dtype), run.device.type, __version__, torch.__version__],
-    }
-    common = json.dumps(told, sort_keys=True).encode()
-    keys: list[str] = []
-    for index, image in enumerate(batch.images):
-        digest = hashlib.blake2b(common, digest_size=_DIGEST_BYTES)
-        seed = batch.seeds[index] if restorer.method.draws else None
-        rows = {"image": image, **{name: rows[index] for name, rows in sorted(inputs.items())}}
-        digest.update(json.dumps([seed, [[name, list(row.shape)] for name, row in rows.items()]]).encode())
-        for row in rows.values():
-            digest.update(row.detach().to("cpu", torch.float32).contiguous().numpy().data)
-        keys.append(digest.hexdigest())
-    return keys
 
 
 def heard_of(heard: Heard, count: int) -> list[Heard]:

@@ -13,7 +13,7 @@ from ..faces.quality import QualityFilter
 if TYPE_CHECKING:
     from ..faces.people import DriftLimit, People
     from ..registry import Config
-    from .upscale import Upscaler
+    from ..types import Upscaler
 
 UPSCALES = (1, 2, 4)
 """How many times as wide and as high a result can be."""

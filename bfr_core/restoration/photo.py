@@ -325,8 +325,7 @@ class _Photo:
         if faces is None and detector is not None:
             faces = find_faces(self.frame, detector, threshold=self.options.threshold)
         if not isinstance(faces, FoundFaces):
-            notes = [] if faces else ["No faces were given with this picture: nothing was restored"]
-            faces = FoundFaces(list(faces or ()), "given", notes=notes)
+            faces = FoundFaces.given(faces or ())
         self.detector, self.found, self.notes = faces.detector, numbered(faces.faces), list(faces.notes)
         self.clock.add("detect", faces.seconds)
         self.clock.lap()
@@ -335,9 +334,8 @@ class _Photo:
             self.found,
             self.options,
             lambda some: align_faces(inside, some, size, frame_index=self.number, enlarge=factor),
-            # A face that is sharp as it is would be soft where it is drawn out.
-            lambda face: photo_facts(inside, face, factor * size),
-            factor * size,
+            lambda face: photo_facts(inside, face, size, upscale=factor),
+            size,
             {} if self.within is None else outside(self.found, self.within),
         )
         self.clock.lap("align")

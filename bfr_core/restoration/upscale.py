@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from .options import UPSCALES
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
-    from ..types import FaceCrop
+    from ..types import FaceCrop, Upscaler
 
 _TILES = {"cpu": 256, "cuda": 512}
 """Side of the tiles that a model is given at first, by kind of device: about 1 GB of activations for the usual ones."""
@@ -34,27 +34,6 @@ _SMALLEST = 64
 """Side of a tile that is not halved again."""
 
 SPANDREL = "pip install spandrel"
-
-
-class Upscaler(Protocol):
-    """Makes pictures larger."""
-
-    @property
-    def name(self) -> str:
-        """What it is, in the words of a report."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """What tells it from others: a film is continued by the same one only."""
-        ...
-
-    def __call__(self, frame: Tensor, factor: int) -> Tensor:
-        """Return (1, 3, factor * H, factor * W) of (1, 3, H, W), both float32 RGB, meant as [0, 1].
-
-        What lies outside [0, 1] is light that is kept.
-        """
-        ...
 
 
 class Lanczos:

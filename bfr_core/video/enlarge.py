@@ -15,7 +15,7 @@ from .probe import INTERLACED
 from .types import VideoFrame, VideoInfo
 
 if TYPE_CHECKING:
-    from ..restoration.upscale import Upscaler
+    from ..types import Upscaler
 
 Enlarge = Callable[[VideoFrame], VideoFrame]
 """Makes a frame larger."""

@@ -18,7 +18,8 @@ import numpy as np
 
 from .. import __version__
 from ..errors import InputMediaError, RestoreError
-from ..restoration.kept import DiskShelf, KeptFaces, digest_of
+from ..restoration.fingerprint import digest_of
+from ..restoration.kept import DiskShelf, KeptFaces
 from ..restoration.options import colours_of
 from ..restoration.upscale import upscaler_name
 from ..runtime import Runtime

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bounds import check_bounds
 from ..errors import OutputMediaError
-from ..restoration.kept import fingerprint as fingerprint_of
+from ..restoration.fingerprint import fingerprint as fingerprint_of
 from ..restoration.options import UPSCALES
 from .choose import TrackSelection
 from .encode import EncodeSettings, Encoding, check_level, choose_encoding, trial
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ..faces.detect import Detector
     from ..faces.identity import RecognizerNet
     from ..faces.people import DriftLimit
-    from ..restoration.upscale import Upscaler
     from ..restorer import Restorer
+    from ..types import Upscaler
 
 JOB_SUFFIX = ".bfr"
 """After the name of the output: the folder of its job."""

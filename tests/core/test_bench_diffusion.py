@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from marks import opens_pickles
 from PIL import Image
 from tiny_diffusion import declare, tiny_config, tiny_restorer
 from torch.nn import functional as F
@@ -98,6 +99,7 @@ def test_cost_by_a_clock_that_counts_the_work(monkeypatch, faces):
         assert figure["in_evaluations"] == pytest.approx(3 + 3 / calls, abs=0.06)
 
 
+@opens_pickles  # the recogniser among the pictures is a .pt file
 def test_figures_of_pictures_are_those_of_their_truth(shared):
     faces = diffusion.faces_of(shared, 512)
     assert faces.truth is not None and faces.truth.shape == faces.low.shape == (2, 3, 512, 512)

@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+import video_media as media
 from safetensors.numpy import save_file
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -120,9 +121,9 @@ def clip(path: Path, level: int = 400, late: int = 0) -> None:
         stream.width, stream.height, stream.pix_fmt = 24, 16, "yuv420p10le"
         stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         for index in range(2):
-            planes = np.full((24, 24), 400, np.uint16)
-            planes[0, 0] = level if index else 400
-            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p10le")
+            planes = [np.full(size, 400, np.uint16) for size in ((16, 24), (8, 12), (8, 12))]
+            planes[0][0, 0] = level if index else 400
+            frame = media.fill(media.blank("yuv420p10le", 24, 16), planes)
             frame.pts, frame.time_base = index * (40 + late), Fraction(1, 1000)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
@@ -188,7 +189,9 @@ def test_workflows_of_both_builds_are_run(tool: SimpleNamespace) -> None:
 
 def test_every_case_has_its_inputs(tool: SimpleNamespace) -> None:
     cases = [*tool.build_cases.fixed_cases(), *tool.build_cases.method_cases(["irn"])]
-    cases += tool.build_cases.workflow_cases({path.stem: "" for path in (PROJECT / "workflows").glob("*.json")}, {})
+    cases += tool.build_cases.workflow_cases(
+        {path.stem: "" for path in (PROJECT / "tests" / "nodes" / "api").glob("*.json")}, {}
+    )
     made = {*tool.build_cases._MADE, *tool.build_cases._COPIED}
     assert {name for case in cases for name in case.inputs} == made
     assert len({case.folder for case in cases}) == len(cases)

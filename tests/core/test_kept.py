@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -427,7 +428,10 @@ print("well")
 def test_two_runs_at_once_on_one_folder_are_right(tmp_path):
     """With room for half of the faces, so that each gives up what the other has just kept."""
     command = [sys.executable, "-c", WORK, str(tmp_path), str(12 * (FACE // 2 + 200))]
-    working = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    root = Path(__file__).parents[2]
+    own = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "support")])}
+    pipe = subprocess.PIPE
+    working = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=own) for _ in range(2)]
     for process in working:
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0 and out.strip() == "well", err

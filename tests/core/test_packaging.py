@@ -91,9 +91,11 @@ def test_the_distributions_hold_what_runs_and_are_not_too_large(archive, tmp_pat
 
 def test_the_registry_gets_what_runs_and_nothing_else(archive):
     assert {name for name in archive if "/" not in name} == RUNS | {"CHANGELOG.md"}
-    assert {name.split("/")[0] for name in archive if "/" in name} == {"bfr_core", "nodes", "workflows", "docs"}
+    assert {name.split("/")[0] for name in archive if "/" in name} == {
+        *("bfr_core", "nodes", "workflows", "docs", "web", "locales")
+    }
     assert {PurePosixPath(name).suffix for name in archive if name.startswith("docs/")} == {".md"}
-    for folder in ("bfr_core", "nodes", "workflows"):
+    for folder in ("bfr_core", "nodes", "workflows", "web", "locales"):
         assert {name for name in git_files() if name.startswith(f"{folder}/")} <= archive
 
 

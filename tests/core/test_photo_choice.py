@@ -142,16 +142,14 @@ def test_a_large_sharp_face_keeps_its_detail_and_the_report_says_so(shared):
     assert made.mask.max() == 1 and (made.image - frame).abs().max() > 0.05
     inside = (..., slice(150, 400), slice(150, 360))
     assert detail(made.image[inside]) > 0.9 * detail(frame[inside])
-    assert made.report.notes == [
-        "1 face is larger than the 64 px of the restorer, and restored at that size; "
-        "the picture's own fine detail was kept"
-    ]
+    larger = "1 face is larger than the 64 px of the restorer, and restored at that size"
+    assert made.report.notes == [f"{larger}; the picture's own fine detail was kept"]
 
 
 # --- no face -------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_without_a_face_says_so_and_what_to_try(tmp_path, capsys):
+def test_row14_a_picture_without_a_face_says_so_and_what_to_try(tmp_path, capsys):
     plain = tmp_path / "wall.png"
     Image.new("RGB", (300, 200), (90, 120, 80)).save(plain)
     (entry,) = restored(tmp_path / "out", plain)
@@ -164,7 +162,7 @@ def test_a_picture_without_a_face_says_so_and_what_to_try(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_turned_scans_are_restored(tmp_path, blurred, turns):
+def test_row14_turned_scans_are_restored(tmp_path, blurred, turns):
     """What is found and changed in a turned picture is what is found and changed in the upright one, turned."""
     upright = to_float(read_picture(blurred))
     with Image.open(blurred) as picture:

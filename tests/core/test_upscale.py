@@ -286,7 +286,7 @@ def test_a_model_leaves_light_beyond_the_range_and_says_what_it_is():
 @pytest.mark.filterwarnings("ignore")
 def test_a_file_of_a_known_architecture_is_read(tmp_path):
     spandrel = pytest.importorskip("spandrel", reason="spandrel, or torchvision which it needs, is not installed")
-    state = esrgan(features=4, blocks=1, grow=2)
+    state = esrgan(features=4, blocks=1, grow=32)
     assert spandrel.ModelLoader().load_from_state_dict(dict(state)).scale == 4
     for path in (tmp_path / "tiny.safetensors", tmp_path / "tiny.pth"):
         if path.suffix == ".pth":

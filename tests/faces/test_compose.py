@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from bfr_core.compose.paste import composite
 from bfr_core.errors import InputMediaError, SettingsError
 from bfr_core.faces.align import FFHQ_TEMPLATE, align_face
+from bfr_core.faces.quality import detail
 from bfr_core.types import Face
 
 
@@ -111,3 +113,70 @@ def test_many_faces_and_a_restored_size_of_its_own():
     crops = [crop_at(frame, (20 + 8 * index, 200), 30) for index in range(50)]
     out, _ = composite(frame, crops, [torch.rand(3, 256, 256) for _ in crops])
     assert out.isfinite().all()
+
+
+# --- faces larger than their crop ---------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(
+        st.tuples(st.floats(0, 260), st.floats(0, 240), st.floats(165, 600), st.floats(-3.2, 3.2)),
+        min_size=1, max_size=3,
+    ),
+    st.floats(0, 1), st.floats(0, 0.5),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_what_was_not_changed_gives_the_frame_back(seed, faces, strength, feather):
+    """The crops have 128 px, so that of noise little outlives shrinking."""
+    frame = torch.rand(3, 240, 260, generator=torch.Generator().manual_seed(seed))
+    crops = [crop_at(frame, (x, y), side, angle) for x, y, side, angle in faces]
+    out, _ = composite(
+        frame, crops, [crop.image for crop in crops], strength=strength, feather=feather, worth=[1.0] * len(crops)
+    )
+    assert torch.allclose(out, frame, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [40, 100, 127.9])
+def test_faces_that_the_crop_holds_are_pasted_as_they_are(side):
+    frame = torch.rand(3, 200, 200)
+    crop = crop_at(frame, (100, 100), side, 0.3)
+    face = torch.rand(3, 128, 128)
+    kept, plain = (composite(frame, [crop], [face], worth=[worth])[0] for worth in (1.0, 0.0))
+    assert torch.equal(kept, plain)
+
+
+def test_a_restored_face_with_pixels_enough_brings_its_own_detail():
+    frame = torch.rand(3, 300, 300)
+    crop, face = crop_at(frame, (150, 150), 250), torch.rand(3, 256, 256)
+    kept, plain = (composite(frame, [crop], [face], worth=[worth])[0] for worth in (1.0, 0.0))
+    assert torch.equal(kept, plain)
+
+
+def test_a_face_that_outgrows_its_crop_does_not_jump():
+    """The detail sets in by and by: at 134 px, of 128, hardly; from 160 on it is there in full."""
+    frame = torch.rand(3, 300, 300)
+    change = []
+    for side in (128.0, 129.0, 134.0, 145.0, 160.0, 200.0):
+        crop = crop_at(frame, (150, 150), side)
+        kept, plain = (composite(frame, [crop], [crop.image], worth=[worth])[0] for worth in (1.0, 0.0))
+        change.append(float((kept - plain)[:, 120:180, 120:180].std()))
+    full = float((frame - plain)[:, 120:180, 120:180].std())
+    assert change == sorted(change) and change[0] == 0
+    assert change[1] < 0.05 * full and change[2] < 0.25 * full and change[-1] == pytest.approx(full, rel=1e-3)
+
+
+def test_noise_of_a_blurred_face_does_not_come_back(shared):
+    """As it is, the face keeps its detail; blurred and noisy, all that it had was noise."""
+    path = shared / "faces" / "pd512" / "val" / "A000361.jpg"
+    sharp = torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1).float() / 255
+    blurred = torch.nn.functional.avg_pool2d(sharp, 25, 1, 12, count_include_pad=False)
+    noisy = (blurred + 0.06 * torch.randn(blurred.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    left = []
+    for frame in (sharp, noisy):
+        crop = crop_at(frame, (256, 256), 512)
+        smooth = torch.nn.functional.avg_pool2d(crop.image, 3, 1, 1, count_include_pad=False)
+        out, _ = composite(frame, [crop], [smooth])
+        inside = (..., slice(120, 400), slice(120, 400))
+        left.append(detail(out[inside]) / detail(frame[inside]))
+    assert left[0] > 0.9 and left[1] < 0.05

@@ -337,6 +337,16 @@ def test_known_file_in_a_folder_is_found(shared: Path) -> None:
     assert load_detector("yunet", folders=[folder]).name == "yunet"
 
 
+def test_yunet_that_opencv_cannot_open_says_what_would_do(shared: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "yunet_n_dynamic.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(WeightsError, match=r"ONNX.*; expected a YuNet model"):
+        load_detector("yunet", path=broken, trust=True)
+    if int(cv2.__version__.split(".")[0]) < 5:
+        with pytest.raises(WeightsError, match=r"\w.*; expected .* Take face_detection_yunet_2023mar.onnx or update"):
+            load_detector("yunet", path=shared / "weights" / "yunet_n_dynamic.onnx")
+
+
 def test_unknown_name() -> None:
     with pytest.raises(ModelError, match="embedded, yunet, insightface, facexlib"):
         load_detector("dlib")

@@ -26,6 +26,7 @@ from tiny_nodes import SIZE, load, node_list, pictures, refused, synthetic
 
 PROJECT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).parent / "node_schemas.json"
+ROOMS = ("RESTORE", "FIND", "GUIDE", "FILM", "EDIT", "MEASURE", "TRAIN_AIDS", "EXAMPLES")
 
 
 # --- loading ---------------------------------------------------------------------------------------------------
@@ -38,7 +39,7 @@ def test_entrypoint_gives_all_nodes(nodes: dict[str, Any], pack: Pack) -> None:
     fixed += ("StyleCodes", "StylePreview", "MixStyleCodes", "SaveStyleCodes", "LoadStyleCodes")
     fixed += ("GuidanceMask", "FacePartMask", "CombineGuidanceMasks", "PreviewGuidanceMask", "IdentityGuide")
     fixed += ("RestoreImage_lpip_diff", "SelectPerson", "IdentityDriftGate")
-    fixed += ("RestoreFacesInVideo", "SelectTracks", "RestoreFacesInFrames")
+    fixed += ("RestoreFacesInVideo", "SelectTracks", "RestoreFacesInFrames", "ExamplePortrait", "ExampleClip")
     fixed += ("PLTransLatent", "PLTransSample", "PLTransMix", "PLTransDecode", "SavePLTransLatent", "LoadPLTransLatent")
     assert set(nodes) == {f"BFR_{name}" for name in fixed} | {f"BFR_Restore_{name}" for name in methods}
     # ComfyUI has a top-level module `nodes`, and the stand-in has put one there: ours is not mistaken for it.
@@ -46,18 +47,25 @@ def test_entrypoint_gives_all_nodes(nodes: dict[str, Any], pack: Pack) -> None:
     assert Path(pack.module("nodes").__file__).parent == PROJECT / "nodes"
 
 
-def test_every_node_says_what_it_is(nodes: dict[str, Any]) -> None:
+def test_every_node_says_what_it_is(nodes: dict[str, Any], pack: Pack) -> None:
+    types = pack.module("nodes.types")
     titles = [node.define_schema().display_name for node in nodes.values()]
     assert len(set(titles)) == len(titles)
     for name, node in nodes.items():
         schema = node.define_schema()
-        assert schema.category == "BFR/faces"
+        assert schema.category in {getattr(types, room) for room in ROOMS}, f"{name} is in no room of the menu"
         assert schema.description.endswith("."), name
         for item in (*schema.inputs, *schema.outputs):
             assert item.tooltip, f"{name}: {item.id or item.display_name} has no tooltip"
             assert not item.tooltip.endswith("."), f"{name}: {item.tooltip}"
         # A page rounds a number without a step to one decimal.
         assert all(item.step for item in schema.inputs if item.io_type == "FLOAT")
+
+
+def test_who_types_face_finds_the_node_for_it_first(nodes: dict[str, Any]) -> None:
+    """The page ranks a title that begins with the word above all that hold it, and reads titles and ids alone."""
+    titles = {name: node.define_schema().display_name.lower() for name, node in nodes.items()}
+    assert [name for name, title in titles.items() if title.startswith("face")] == ["BFR_RestoreFaces"]
 
 
 def test_entrypoint_tells_why_it_failed(

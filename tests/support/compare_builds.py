@@ -96,12 +96,8 @@ class Build:
         return re.findall(r"^(\w+): ", run.stdout.partition("detectors:")[0], re.MULTILINE)
 
     def workflows(self) -> dict[str, str]:
-        """Return its saved workflows in the form that a host takes, by name; empty where it has no such form."""
-        return {path.stem: self._prompt(path.stem) for path in sorted((self.folder / "workflows").glob("*.json"))}
-
-    def _prompt(self, name: str) -> str:
-        path = next(self.folder.glob(f"tests/**/api/{name}.json"), None)
-        return path.read_text("utf-8") if path else ""
+        """Return its saved workflows in the form that a host takes, by name."""
+        return {path.stem: path.read_text("utf-8") for path in sorted(self.folder.glob("tests/**/api/*.json"))}
 
     def environment(self, threads: int) -> dict[str, str]:
         """Return the environment of its processes: its own modules first, and as many threads as the other has."""

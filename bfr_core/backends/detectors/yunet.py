@@ -31,11 +31,15 @@ class YuNetDetector:
         try:
             self._detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), THRESHOLD, _NMS)
         except cv2.error as error:
+            said = [line.strip("> ") for line in str(error).splitlines() if line.strip("> ")]
+            older = int(cv2.__version__.partition(".")[0]) < 5
             raise WeightsError(
                 f"OpenCV {cv2.__version__} cannot open {path}",
-                found=f"{str(error).strip().splitlines()[-1]}; expected a YuNet model",
+                found=f"{said[-1]}; expected a YuNet model",
                 kept="Nothing was loaded and the file is unchanged",
-                todo="Get the file again, or choose the detector embedded",
+                todo="Take face_detection_yunet_2023mar.onnx or update OpenCV to 5, which also opens the dynamic one"
+                if older
+                else "Get the file again, or choose the detector embedded",
             ) from error
 
     def to_device(self, device: torch.device | str) -> None:
