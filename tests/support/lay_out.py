@@ -308,6 +308,14 @@ class Drawing:
                 if last is not None:
                     self.last[wire[0]] = last
         for wire in self.wires:
+            (start, end), ends = self.points(wire)[:: max(len(self.points(wire)) - 1, 1)][:2], (wire[1], wire[3])
+            if wire[0] in self.last or self.boxes[ends[1]].column != self.boxes[ends[0]].column + 1:
+                continue
+            if behind([start, end], boxes):  # a long way up or down: straight within the gap
+                way = math.copysign(1, end[1] - start[1])
+                first = self._reroute((start[0] + SIDE - 6, start[1] + way * 24), None)
+                self.last[wire[0]] = self._reroute((end[0] - SIDE + 4, end[1] - way * STEEP / 5), first)
+        for wire in self.wires:
             source, target_ = self.boxes[wire[1]], self.boxes[wire[3]]
             if source.column == target_.column:
                 # Round its own node, through the space above the one below.

@@ -155,9 +155,9 @@ def kind(item: Any, say: Callable[[str], str]) -> str:
     if item.io_type in ("INT", "FLOAT") and given.get("max") is not None:
         parts[0] += f" {given['min']} to {given['max']}"
     if given.get("options") and item.id not in LISTS:
-        shown = labels(item)
-        choices = [str(getattr(choice, "key", choice)) for choice in given["options"]]
-        parts[0] = "COMBO: " + ", ".join(say(shown[choice]) if choice in shown else choice for choice in choices)
+        # Those with labels have a list of their own.
+        choices = [] if labels(item) else [str(getattr(choice, "key", choice)) for choice in given["options"]]
+        parts[0] = "COMBO" + (": " if choices else "") + ", ".join(choices)
     if (default := given.get("default")) is not None and default != "":
         parts.append(f"{say('default')} {default}")
     if item.optional and item.io_type not in WIDGETS:
@@ -180,9 +180,10 @@ def help_page(schema: Any, page: dict[str, str], table: Table, language: str) ->
         # From docs/ in every language: that is what the page puts before it.
         lines += [f"![{say(schema.display_name)}](pictures/{page['picture']})", ""]
     if schema.inputs:
-        made = [
-            f"- **{say(item.id)}** ({kind(item, say)}): {say(item.tooltip.splitlines()[0])}" for item in schema.inputs
-        ]
+        made = []
+        for item in schema.inputs:
+            made.append(f"- **{say(item.id)}** ({kind(item, say)}): {say(item.tooltip.splitlines()[0])}")
+            made += [f"    - {say(label)} ({choice})" for choice, label in labels(item).items()]
         lines += [f"## {say('Inputs')}", "", *made, ""]
     if schema.outputs:
         made = [f"- **{say(item.display_name)}** ({item.io_type}): {say(item.tooltip)}" for item in schema.outputs]
