@@ -17,6 +17,8 @@ from .host import Managed, check_cancel, device
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..bfr_core.types import Upscaler
+
 UpscaleModelSocket = io.Custom("UPSCALE_MODEL")
 """The host's own type: what Load Upscale Model gives, a model as spandrel describes it."""
 

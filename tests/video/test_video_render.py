@@ -130,6 +130,18 @@ def test_a_frame_equals_the_composite_of_one_picture():
         assert torch.allclose(result.after, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize(("sharpness", "kept"), [(0.6, True), (0.3, False), (None, False)])
+def test_a_large_face_keeps_its_detail_where_its_track_is_sharp(sharpness, kept):
+    """The face has 96 px, its crop fewer; a restorer that changes nothing gives the frame back."""
+    film = Film(2)
+    film.frames = torch.rand(film.frames.shape, generator=torch.Generator().manual_seed(0))
+    facts = {} if sharpness is None else {"sharpness": sharpness}
+    for result in rendered(film, [track(0, 2, side=96, facts=facts)], restorer=stand_in(lambda faces, seeds: faces)):
+        frame = film.frames[result.index]
+        after = frame if result.after is None else result.after
+        assert torch.allclose(after, frame, atol=1e-5) == kept
+
+
 def test_tracks_that_are_not_to_be_restored_or_have_no_weight_stay():
     film = Film(6)
     weight = np.array([0, 0.5, 1, 1, 0.5, 0], np.float32)
