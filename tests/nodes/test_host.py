@@ -398,7 +398,8 @@ def test_errors_say_what_to_do(host: Host, name: str) -> None:
     weights.parent.mkdir(exist_ok=True)
     weights.write_bytes(b"this is no checkpoint at all")
     prompt["4"] = node("BFR_LoadRestorer", method="irn/compact", weights="broken.safetensors")
-    four(failure(host, prompt), "broken.safetensors", "WeightsError")
+    (error,) = host.validation_error(prompt)["node_errors"]["4"]["errors"]
+    assert error["type"] == "custom_validation_failed" and "broken.safetensors" in error["details"]
 
     prompt = saved("restore_faces_step_by_step", name)
     prompt[by_kind(prompt, "BFR_AlignFaces")]["inputs"]["size"] = 256
@@ -424,8 +425,8 @@ def test_a_replaced_weight_file_is_read_again(host: Host, name: str) -> None:
     (embedded,) = shown(host, one_node(name))
     assert np.array_equal(got, embedded)
     weights.write_bytes(b"damaged since")
-    # The same prompt: without a fingerprint the host would show its cached result.
-    assert "mine.safetensors" in failure(host, prompt)
+    # The same prompt: without looking again the host would show its cached result.
+    assert "mine.safetensors" in json.dumps(host.validation_error(prompt)["node_errors"]["4"])
     weights.unlink()
 
 
