@@ -330,14 +330,16 @@ def test_graphs_saved_without_the_newer_inputs_give_the_same(workflow: str, host
 def test_core_boxes_are_taken(host: Host, name: str, flat: str) -> None:
     if not host.object_info("PrimitiveBoundingBox"):
         pytest.skip(f"ComfyUI {host.version} has no node that gives a BOUNDING_BOX")
-    box = node("PrimitiveBoundingBox", x=100, y=60, width=90, height=120)
-    prompt = one_node(flat, boxes=["4", 0])
-    prompt["4"] = box
-    (got,) = shown(host, prompt)
-    changed = np.argwhere((got != pixels(host.base / "input" / flat)).any(-1))
-    assert len(changed), "a box around no face is restored as it stands"
+    box = node("PrimitiveBoundingBox", x=170, y=50, width=110, height=140)
+    changed = {}
+    for picture in (name, flat):
+        prompt = one_node(picture, boxes=["4", 0], all_faces=True)
+        prompt["4"] = box
+        (got,) = shown(host, prompt)
+        changed[picture] = np.argwhere((got[..., :3] != pixels(host.base / "input" / picture)[..., :3]).any(-1))
     # The square of the crop is about two and a half boxes wide; far from it nothing happens.
-    assert np.abs(changed - [120, 145]).max() < 200
+    assert len(changed[name]) and np.abs(changed[name] - [120, 225]).max() < 220
+    assert not len(changed[flat]), "nobody is in that box"
     prompt = {
         "1": node("LoadImage", image=name),
         "4": box,
