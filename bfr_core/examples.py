@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .degrade.chain import degrade_batch
 from .degrade.drawing import DegradeParams
+from .media.pyav import open_output
 from .media.sheets import to_bytes
 
 RATE = 25
@@ -65,7 +66,7 @@ def moving(picture: Tensor, frames: int) -> Tensor:
 def film(frames: Tensor) -> io.BytesIO:
     """Return frames (N, 3, H, W) float32 RGB [0, 1], of even sides, as an MP4 file in memory."""
     buffer = io.BytesIO()
-    with av.open(buffer, mode="w", format="mp4") as container:
+    with open_output(buffer, format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=RATE, options={"crf": "20"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[-2:], "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, RATE)

@@ -57,7 +57,7 @@ def resolve_faces(
         check_faces(faces, len(frames))
         return [FoundFaces.given(there) for there in faces]
     if landmarks is not None:
-        return [FoundFaces(there, "given") for there in faces_of_landmarks(landmarks, len(frames), shape)]
+        return [FoundFaces.given(there) for there in faces_of_landmarks(landmarks, len(frames), shape)]
     given = None
     if boxes is not None:
         given = core_boxes.to_faces(boxes, len(frames))

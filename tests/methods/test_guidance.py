@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import opens_pickles
 from PIL import Image
 from skimage.data import astronaut
 from torch import Tensor, nn
@@ -182,6 +183,7 @@ def test_strength_scale_and_mask_multiply_and_masked_entries_stay():
     assert not steering(small_guide(strength=0.0), x, target, scale=1.0).any()
 
 
+@opens_pickles
 def test_descending_brings_a_real_face_nearer_to_its_person_and_to_another(mobile, people):
     target = embed(mobile, people)
     low = F.interpolate(F.avg_pool2d(people, 12), (256, 256), mode="bilinear")
@@ -201,6 +203,7 @@ def test_descending_brings_a_real_face_nearer_to_its_person_and_to_another(mobil
 # Whom to steer to ------------------------------------------------------------------------------------------------
 
 
+@opens_pickles
 def test_targets_are_the_faces_own_or_the_reference(mobile, people):
     guide = IdentityGuide(mobile, "MobileFaceNet")
     torch.testing.assert_close(targets(guide, people), embed(mobile, people))
@@ -312,6 +315,7 @@ def test_a_method_that_does_not_guide_refuses_a_guide():
         assert "small recogniser" in caught.value.found and caught.value.kept and caught.value.todo
 
 
+@opens_pickles
 def test_a_guide_switches_guidance_on_unless_it_is_switched_off(mobile):
     face = F.interpolate(random(1, 3, 16, 16).float(), (64, 64), mode="bilinear")
     plain = guider()
@@ -327,6 +331,7 @@ def test_a_guide_switches_guidance_on_unless_it_is_switched_off(mobile):
     assert torch.equal(off, face) and "left aside" in notes[0] and "MobileFaceNet" in notes[0]
 
 
+@opens_pickles
 def test_a_host_in_inference_mode_may_guide(mobile):
     """ComfyUI runs nodes so, with tensors that take no part in gradients by themselves."""
     with torch.inference_mode():
@@ -427,6 +432,7 @@ def run(desk: Path, *arguments, method: str = "guider") -> int:
     return main([str(word) for word in (*fixed, *arguments)])
 
 
+@opens_pickles
 def test_the_command_steers_to_a_reference_photo(desk, shared):
     weights, photo = shared / "weights" / "mobilefacenet.pt", shared / "photos" / "clean" / "biden.jpg"
     report, results = desk / "r.json", {}
@@ -448,6 +454,7 @@ def test_the_command_steers_to_a_reference_photo(desk, shared):
     assert (results["plain"] != results["other"]).any() and (results["own"] != results["other"]).any()
 
 
+@opens_pickles
 def test_references_without_or_with_several_faces_are_refused(desk, shared, capsys):
     weights = shared / "weights" / "mobilefacenet.pt"
     Image.fromarray(np.full((200, 200, 3), 90, np.uint8)).save(desk / "wall.png")

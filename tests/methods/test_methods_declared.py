@@ -169,7 +169,11 @@ from ....nodes.compat import io, schema
 class SixthNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return schema(node_id="BFR_Sixth", display_name="Sixth", category="BFR/faces", inputs=[], outputs=[])
+        return schema(node_id="BFR_Sixth", display_name="Sixth", category="Faces/Restore", inputs=[], outputs=[])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput()
 
 
 NODES = (SixthNode,)

@@ -330,14 +330,16 @@ def test_graphs_saved_without_the_newer_inputs_give_the_same(workflow: str, host
 def test_core_boxes_are_taken(host: Host, name: str, flat: str) -> None:
     if not host.object_info("PrimitiveBoundingBox"):
         pytest.skip(f"ComfyUI {host.version} has no node that gives a BOUNDING_BOX")
-    box = node("PrimitiveBoundingBox", x=100, y=60, width=90, height=120)
-    prompt = one_node(flat, boxes=["4", 0])
-    prompt["4"] = box
-    (got,) = shown(host, prompt)
-    changed = np.argwhere((got != pixels(host.base / "input" / flat)).any(-1))
-    assert len(changed), "a box around no face is restored as it stands"
+    box = node("PrimitiveBoundingBox", x=170, y=50, width=110, height=140)
+    changed = {}
+    for picture in (name, flat):
+        prompt = one_node(picture, boxes=["4", 0], all_faces=True)
+        prompt["4"] = box
+        (got,) = shown(host, prompt)
+        changed[picture] = np.argwhere((got[..., :3] != pixels(host.base / "input" / picture)[..., :3]).any(-1))
     # The square of the crop is about two and a half boxes wide; far from it nothing happens.
-    assert np.abs(changed - [120, 145]).max() < 200
+    assert len(changed[name]) and np.abs(changed[name] - [120, 225]).max() < 220
+    assert not len(changed[flat]), "nobody is in that box"
     prompt = {
         "1": node("LoadImage", image=name),
         "4": box,
@@ -398,7 +400,8 @@ def test_errors_say_what_to_do(host: Host, name: str) -> None:
     weights.parent.mkdir(exist_ok=True)
     weights.write_bytes(b"this is no checkpoint at all")
     prompt["4"] = node("BFR_LoadRestorer", method="irn/compact", weights="broken.safetensors")
-    four(failure(host, prompt), "broken.safetensors", "WeightsError")
+    (error,) = host.validation_error(prompt)["node_errors"]["4"]["errors"]
+    assert error["type"] == "custom_validation_failed" and "broken.safetensors" in error["details"]
 
     prompt = saved("restore_faces_step_by_step", name)
     prompt[by_kind(prompt, "BFR_AlignFaces")]["inputs"]["size"] = 256
@@ -424,8 +427,8 @@ def test_a_replaced_weight_file_is_read_again(host: Host, name: str) -> None:
     (embedded,) = shown(host, one_node(name))
     assert np.array_equal(got, embedded)
     weights.write_bytes(b"damaged since")
-    # The same prompt: without a fingerprint the host would show its cached result.
-    assert "mine.safetensors" in failure(host, prompt)
+    # The same prompt: without looking again the host would show its cached result.
+    assert "mine.safetensors" in json.dumps(host.validation_error(prompt)["node_errors"]["4"])
     weights.unlink()
 
 

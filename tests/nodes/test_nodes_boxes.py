@@ -65,11 +65,11 @@ def test_boxes_of_detectors_are_judged_as_faces_are(nodes, blurred, shared):
     """A sharp face of 512 px: found, or in a box with a score, it is left alone; a drawn box is an order."""
     picture = read_picture(shared / "faces" / "pd512" / "val" / "A000361.jpg")
     image = to_float(picture).permute(1, 2, 0)[None]
-    faces, boxes, _, _ = execute(nodes["BFR_DetectFaces"], image=image)
+    faces, boxes, *_ = execute(nodes["BFR_DetectFaces"], image=image)
     drawn = [[{name: box[name] for name in ("x", "y", "width", "height")} for box in boxes[0]]]
     for given, action in (({"faces": faces}, "kept"), ({"boxes": boxes}, "kept"), ({"boxes": drawn}, "restored")):
         assert [face["action"] for face in restored(nodes, image, **given)[1]["faces"]] == [action]
-    _, found, _, _ = execute(nodes["BFR_DetectFaces"], image=blurred)
+    _, found, *_ = execute(nodes["BFR_DetectFaces"], image=blurred)
     assert restored(nodes, blurred, boxes=found)[1]["faces"][0]["action"] == "restored"
 
 
@@ -79,7 +79,7 @@ def test_row14_lying_pictures_and_their_notes_and_times(nodes, blurred):
     assert entry["notes"] == ["1 face was found when the picture was turned by 270 degrees to the left"]
     assert entry["seconds"]["detect"] > 0 and entry["faces"][0]["seconds"] > 0 and entry["detector"] == "embedded"
     assert not torch.equal(out, lying)
-    faces, _, _, count = execute(nodes["BFR_DetectFaces"], image=lying)
+    faces, _, _, count, *_ = execute(nodes["BFR_DetectFaces"], image=lying)
     assert count == 1 and faces[0][0].turned == 270
     _, entry = restored(nodes, torch.full((1, 90, 120, 3), 0.4))
     assert entry["notes"][0].startswith("No face was found, upright or turned")
