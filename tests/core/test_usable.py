@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import opens_pickles
 from safetensors.torch import save_file
 
 from bfr_core.models.checkpoints.cards import embedded, embedded_cards
@@ -36,6 +37,7 @@ def test_our_own_weights_fit_their_role_and_no_other(role: str, tmp_path: Path) 
             assert name in reason
 
 
+@opens_pickles
 def test_files_of_torch_are_told_by_their_keys(tmp_path: Path) -> None:
     state = load_state(embedded("irn_compact"))
     parallel = {f"module.{key}": one for key, one in state.items()}
@@ -49,6 +51,7 @@ def test_files_of_torch_are_told_by_their_keys(tmp_path: Path) -> None:
     assert "GFPGANv1.4.pth holds a network with" in unfit("restorer", other)
 
 
+@opens_pickles
 def test_what_is_no_checkpoint_is_said(tmp_path: Path) -> None:
     for content, said in (
         (b"", "empty"),

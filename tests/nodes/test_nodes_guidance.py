@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fake_host import FakeHost, execute
+from marks import opens_pickles
 from safetensors.torch import save_file
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -225,6 +226,7 @@ def test_parts_where_there_is_no_face(setting: SimpleNamespace) -> None:
     assert mask.shape[0] == 1 and not mask.any()
 
 
+@opens_pickles
 def test_parts_by_a_landmark_network(setting: SimpleNamespace, crops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choices(setting, "FacePartMask", "landmarks") == ["five points"]
     path = setting.host.models / "facedetection" / "fan.pth"

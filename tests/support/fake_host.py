@@ -287,7 +287,10 @@ class VideoFromComponents:
             output.mux(stream.encode(None))
 
     def _tag(self, target: Any) -> None:
-        target.color_range, target.colorspace, target.color_primaries, target.color_trc = self.tags
+        names = ("color_range", "colorspace", "color_primaries", "color_trc")
+        for name, value in zip(names, self.tags, strict=True):
+            if hasattr(target, name):  # frames of PyAV before 15 have two of them
+                setattr(target, name, value)
 
     def get_components(self) -> Any:
         return self._components
