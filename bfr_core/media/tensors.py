@@ -61,7 +61,7 @@ class TensorFile:
             found = f"its format is version {version}; expected {self.version}"
             raise self.unreadable(path, found, "Update the package")
         try:
-            # Copied, so that nothing holds the file; and load() of safetensors before 0.5 takes no empty tensors.
+            # Copied, so that nothing holds the file; and load() of safetensors 0.4.3 takes no empty tensors.
             with safetensors.safe_open(path, "pt") as file:
                 return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata  # noqa: SIM118 - not a dict
         except (safetensors.SafetensorError, OSError) as error:
