@@ -14,7 +14,7 @@ async function translated(node, input) {
 }
 
 app.registerExtension({
-  name: "bfr.labels",
+  name: "bfrfaces.labels",
   async beforeRegisterNodeDef(nodeType, nodeData) {
     const found = {};
     for (const part of [nodeData.input?.required, nodeData.input?.optional]) {

@@ -2,7 +2,7 @@
 import { app } from "../../scripts/app.js";
 
 app.registerExtension({
-  name: "bfr.previews",
+  name: "bfrfaces.previews",
   nodeCreated(node) {
     if (node.comfyClass === "BFR_SelectTracks") node.previewMediaType = "image";
   },
