@@ -111,6 +111,20 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(np.float64) / 255
 
 
+def check_interrupt(host: Host, prompt: Prompt, *, after: float, within: float) -> None:
+    """Interrupt a prompt so many seconds after it was sent; it must stop within the time given."""
+    number = host.submit(prompt)
+    time.sleep(after)
+    assert not host.finished(number), "it was too short to interrupt"
+    start = time.monotonic()
+    host.interrupt()
+    with pytest.raises(PromptInterrupted):
+        host.wait(number)
+    took = time.monotonic() - start
+    print(f"stopped after {took:.2f} s")
+    assert took < within
+
+
 def shown(host: Host, prompt: Prompt, number: str = "3") -> list[np.ndarray]:
     return [pixels(path) for path in host.outputs(host.run(prompt), number)]
 
@@ -440,16 +454,7 @@ def test_interrupt_stops_a_big_batch(host: Host, name: str) -> None:
         source = [str(number), 0]
     prompt["2"]["inputs"]["image"] = source
     whole = copy.deepcopy(prompt)
-    number = host.submit(whole)
-    time.sleep(4)
-    assert not host.finished(number), "the batch was too small to interrupt"
-    start = time.monotonic()
-    host.interrupt()
-    with pytest.raises(PromptInterrupted):
-        host.wait(number)
-    took = time.monotonic() - start
-    print(f"stopped after {took:.2f} s")
-    assert took < STOP_S
+    check_interrupt(host, whole, after=4, within=STOP_S)
     assert len(shown(host, one_node(name, seed=8))) == 1
 
 
@@ -582,16 +587,7 @@ def test_a_video_that_is_stopped_goes_on(host: Host, film: str) -> None:
         "2": node("BFR_RestoreFacesInVideo", video=["1", 0], method="diffuse_restore/compact"),
         "3": node("PreviewAny", source=["2", 1]),
     }
-    number = host.submit(prompt)
-    time.sleep(8)
-    assert not host.finished(number), "the film was too short to interrupt"
-    start = time.monotonic()
-    host.interrupt()
-    with pytest.raises(PromptInterrupted):
-        host.wait(number)
-    took = time.monotonic() - start
-    print(f"stopped after {took:.2f} s")
-    assert took < STEP_S
+    check_interrupt(host, prompt, after=8, within=STEP_S)
     assert not list((host.base / "temp" / "bfr_video").rglob(".bfr-*")), "nothing unfinished is left"
     prompt["2"]["inputs"]["method"] = "irn/compact"
     assert text_of(host.run(prompt, timeout_s=280), "3")["frames"] == SHOTS
