@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import BfrError
-from ..media.formats import FILMS, PICTURES, is_clip, picture_format, suffixes, titles
+from ..media.formats import FILMS, PICTURES, becomes_film, picture_format, suffixes, titles
 from ..models.registry import specs
 from ..registry import Config, Method, Param, default_method, methods
 from ..restoration.options import COLOURS, COLOURS_HELP
+from ._album import add_pages, restore_album, write_sheet
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, say, show, write_json
 from ._people import add_people, asks_for_people, describe_people, people_options, summary
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ..faces.detect import Detector
     from ..media.outputs import FilePair
     from ..restoration.options import RestoreOptions
+    from ..restoration.photo import Restored
     from ..restorer import Restorer
     from ..runtime import Runtime
     from ..video.types import ProgressCallback
@@ -95,6 +97,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         help="suffix of the outputs (each input's own, .mkv for films that are read only): "
         f"{', '.join(suffixes((*PICTURES, *FILMS), write=True))}",
     )
+    add_pages(parser)
     parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100 (%(default)s)")
     parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
@@ -162,7 +165,7 @@ def _restore(args: argparse.Namespace) -> int:
         mask_input(restorer.method)
         mask = read_mask(args.mask)
     jobs = plan_outputs(args.inputs, args.out, suffix=args.format, overwrite=args.overwrite, clips=True, make=False)
-    films = sum(is_clip(job.source) for job in jobs)
+    films = sum(job.film for job in jobs)
     check_films(args, films, len(jobs))
     choosing = asks_for_people(args)
     guiding = asks_to_guide(args, restorer, options.settings, choosing=choosing)
@@ -187,7 +190,7 @@ def _restore(args: argparse.Namespace) -> int:
             run = runtime.renewed()
             entry: dict[str, Any] = {"source": str(job.source), "target": str(job.target)}
             try:
-                if detector is not None and is_clip(job.source):
+                if detector is not None and job.film:
                     models = FilmModels(restorer, detector, who[0] if who else None)
                     done = restore_film(job, models, film_options(args, options), run, args, _shown(bar, name))
                 else:
@@ -231,7 +234,7 @@ def _summary(entries: Sequence[dict[str, Any]], args: argparse.Namespace, option
     from ..faces.quality import SHARP_ALREADY, WOULD_SOFTEN
 
     failed = [entry for entry in entries if entry["status"] == "failed"]
-    pictures = [entry for entry in entries if not is_clip(Path(entry["source"]))]
+    pictures = [entry for entry in entries if not becomes_film(Path(entry["source"]), Path(entry["target"]))]
     if pictures:
         faces = [face for entry in pictures for face in entry.get("report", {}).get("faces", [])]
         restored = sum(face["action"] == "restored" for face in faces)
@@ -260,22 +263,28 @@ def _restore_file(
 ) -> dict[str, Any]:
     """Restore one file and return its entry of the report."""
     from ..media.atomic import publish
-    from ..media.pictures import enlarged_from_float, from_float, read_picture, to_float, write_picture
+    from ..media.pictures import (
+        enlarged_from_float,
+        from_float,
+        not_written,
+        open_album,
+        read_picture,
+        to_float,
+        write_picture,
+    )
     from ..media.sheets import compare_sheet
-    from ..restoration.photo import restore_aligned, restore_photo, restore_whole
     from ..restoration.upscale import upscaled
 
     factor = options.upscale
+
+    def restored_frame(frame: Tensor, number: int = 0) -> Restored:
+        return _restore_frame(frame, number, restorer, detector, options, runtime, args, mask)
+
+    if args.pages == "all" and (album := open_album(job.source)) is not None:
+        return restore_album(job, album, restored_frame, factor, args)
     picture = read_picture(job.source)
     frame = to_float(picture)
-    if args.whole:
-        result = restore_whole(frame, restorer, options=options, runtime=runtime)
-    else:
-        here = None if mask is None else mask_for(mask, frame, args.mask)
-        if args.aligned:
-            result = restore_aligned(frame, restorer, options=options, runtime=runtime, mask=here)
-        else:
-            result = restore_photo(frame, restorer, detector, options=options, runtime=runtime, mask=here)
+    result = restored_frame(frame)
     notes = list(picture.notes)
     named = picture_format(job.target)
     if factor == 1 and not bool(result.mask.any()) and named is not None and named.name == picture.kind:
@@ -290,17 +299,33 @@ def _restore_file(
             restored = enlarged_from_float(picture, result.image, factor)
         write_picture(job.target, restored, quality=args.quality)
         notes += [note for note in restored.notes if note not in notes]
+        notes += not_written(job.target, restored)
     entry: dict[str, Any] = {"report": result.report.to_dict(), "notes": notes}
     if args.compare:
         pairs = [(crop.image, face) for crop, face in zip(result.crops, result.faces, strict=True)]
         sheet = compare_sheet(upscaled(frame, factor), result.image, [] if args.aligned or args.whole else pairs)
         target = job.target.with_name(f"{job.target.stem}.compare.png")
-        _write_sheet(target, sheet)
+        write_sheet(target, sheet)
         entry["compare"] = str(target)
     return entry
 
 
-def _write_sheet(path: Path, sheet: Any) -> None:
-    from ..media.pictures import Picture, write_picture
+def _restore_frame(
+    frame: Tensor,
+    number: int,
+    restorer: Restorer,
+    detector: Detector | None,
+    options: RestoreOptions,
+    runtime: Runtime,
+    args: argparse.Namespace,
+    mask: Tensor | None,
+) -> Restored:
+    """Restore one picture of a file, the `number`th, in the way that was asked for."""
+    from ..restoration.photo import restore_aligned, restore_photo, restore_whole
 
-    write_picture(path, Picture(sheet))
+    if args.whole:
+        return restore_whole(frame, restorer, options=options, runtime=runtime, frame_index=number)
+    here = None if mask is None else mask_for(mask, frame, args.mask)
+    if args.aligned:
+        return restore_aligned(frame, restorer, options=options, runtime=runtime, mask=here)
+    return restore_photo(frame, restorer, detector, options=options, runtime=runtime, frame_index=number, mask=here)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import BfrError, InputMediaError, OutputMediaError, SettingsError
 from .atomic import make_folder, require_writable
-from .formats import FILMS, PICTURES, FilmFormat, PictureFormat, film_format, picture_format, suffixes
+from .formats import FILMS, PICTURES, FilmFormat, PictureFormat, becomes_film, film_format, picture_format, suffixes
 
 _LONGEST_NAME = 255
 _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")}
@@ -48,6 +48,11 @@ class FilePair:
 
     source: Path
     target: Path
+
+    @property
+    def film(self) -> bool:
+        """Whether it is restored as a film; a GIF is one if its result is named as one."""
+        return becomes_film(self.source, self.target)
 
 
 def plan_outputs(
@@ -187,6 +192,9 @@ def _search(folder: Path, out: Path, read: tuple[str, ...]) -> list[Path]:
 
 def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kind: _Kind) -> Path:
     named = Path(source.name) if inner is None else inner
+    told = picture_format(named)
+    if told is not None and not told.read:
+        raise _error(InputMediaError, f"Cannot read {source}", f"it is named as {told.title}", told.instead)
     known = named.suffix.lower() in (*kind.read, *kind.written)
     if suffix is None and known and named.suffix.lower() not in kind.written:
         suffix = kind.default
@@ -199,11 +207,13 @@ def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kin
 
 
 def _check_kinds(jobs: list[FilePair]) -> None:
-    """Refuse to make a picture of a clip, or a clip of a picture."""
+    """Refuse to make a picture of a clip, or a clip of a picture; a GIF is both."""
     for job in jobs:
-        names = [film_format(path) is not None for path in (job.source, job.target)]
-        if names[0] != names[1]:
-            what = "a clip, and its output is named as a picture" if names[0] else "no clip, and its output is named so"
+        read, written = film_format(job.source), film_format(job.target)
+        film = written is not None and written.write
+        picture = picture_format(job.source)
+        if film != (read is not None) and not (read is not None and picture is not None):
+            what = "a clip, and its output is named as a picture" if not film else "no clip, and its output is named so"
             raise _error(
                 OutputMediaError, f"Cannot write {job.target}", f"{job.source} is {what}", "Choose another suffix"
             )
