@@ -11,7 +11,18 @@ from pathlib import Path
 
 from ..errors import BfrError, InputMediaError, OutputMediaError, SettingsError
 from .atomic import make_folder, require_writable
-from .formats import FILMS, PICTURES, FilmFormat, PictureFormat, film_format, picture_format, suffixes
+from .formats import (
+    FILMS,
+    PICTURES,
+    FilmFormat,
+    PictureFormat,
+    content_format,
+    film_format,
+    is_clip,
+    misnamed,
+    picture_format,
+    suffixes,
+)
 
 OUTPUT_FOLDER = "the output folder"
 """Why results of an earlier run are passed over."""
@@ -244,6 +255,10 @@ def _why_not_entered(folder: Path, results: Path) -> str:
 
 def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kind: _Kind) -> Path:
     named = Path(source.name) if inner is None else inner
+    told = content_format(source)
+    if suffix is None and told in kind.formats and is_clip(source) != (film_format(named) is not None):
+        # A film that is named like a picture or like nothing, or a picture like a film: the result is named right.
+        suffix = told.suffixes[0] if told.write else kind.default
     known = named.suffix.lower() in (*kind.read, *kind.written)
     if suffix is None and known and named.suffix.lower() not in kind.written:
         suffix = kind.default
@@ -258,12 +273,14 @@ def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kin
 def _check_kinds(jobs: list[FilePair]) -> None:
     """Refuse to make a picture of a clip, or a clip of a picture."""
     for job in jobs:
-        names = [film_format(path) is not None for path in (job.source, job.target)]
+        names = [is_clip(job.source), film_format(job.target) is not None]
         if names[0] != names[1]:
+            told = misnamed(job.source)
             what = "a clip, and its output is named as a picture" if names[0] else "no clip, and its output is named so"
             raise _error(
-                OutputMediaError, f"Cannot write {job.target}", f"{job.source} is {what}", "Choose another suffix"
-            )
+                OutputMediaError, f"Cannot write {job.target}",
+                f"{job.source} is {what}{f' ({told})' if told else ''}", "Choose another suffix",
+            )  # fmt: skip
 
 
 def _check_names(jobs: list[FilePair], *, windows: bool = os.name == "nt") -> None:

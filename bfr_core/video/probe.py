@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InputMediaError
 from ..media.clips import clock, moving_streams, open_clip, orientation, pick_video, read_frames, unreadable
+from ..media.formats import misnamed
 from ..media.pyav import rational
 from .pixels import REFUSED, Pixels, depth_of, has_alpha, planar_format, square_chroma
 from .types import StreamInfo, VideoInfo
@@ -21,6 +22,9 @@ _TRIES = 9
 
 _LARGEST = 16384 * 16384
 """Pixels of a frame; a file of a kilobyte can claim more, and memory would go before the first face."""
+
+_FASTEST = 1000
+"""Frames a second; a header that says more counts ticks."""
 
 INTERLACED = "It is interlaced; frames are restored as they are, with both fields."
 
@@ -128,8 +132,9 @@ def _stream_info(stream: Any) -> StreamInfo:
 
 
 def _rate(video: Any) -> Fraction | None:
-    rate = rational(video.average_rate) or rational(video.guessed_rate)
-    return rate if rate and rate > 0 else None
+    # Of raw DV the average is that of the ticks.
+    rates = (rational(rate) for rate in (video.average_rate, video.guessed_rate, video.base_rate))
+    return next((rate for rate in rates if rate and 0 < rate <= _FASTEST), None)
 
 
 def _seconds(container: Any, video: Any) -> float | None:
@@ -146,6 +151,8 @@ def _colour(frame: Any, context: Any, name: str) -> int:
 
 def _remarks(info: VideoInfo, frame: Any, video: Any, stored: str) -> list[str]:
     notes = []
+    if told := misnamed(info.path):
+        notes.append(f"{told[0].upper()}{told[1:]}.")
     if info.seconds is None:
         notes.append("Its length is not known before the end.")
     if info.start is None:
