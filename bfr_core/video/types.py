@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .timeline import Joint
+
 ProgressCallback = Callable[[str, int, int], None]
 """Hears the name of a pass, frames done, and frames in all (0 where nobody knows)."""
 
@@ -97,6 +99,8 @@ class VideoInfo:
     """What a person should know of it: other video streams, missing durations, turned pixels."""
     start: int | None = None
     """Time stamp of the first frame; None where the clip has none."""
+    joints: tuple[Joint, ...] = ()
+    """Where its times start anew: what lies behind is moved, so that all of them ascend."""
 
     @property
     def hdr(self) -> bool:
