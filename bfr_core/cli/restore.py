@@ -16,7 +16,7 @@ from ..errors import BfrError
 from ..media.formats import FILMS, PICTURES, is_clip, picture_format, suffixes, titles
 from ..models.registry import specs
 from ..registry import Config, Method, Param, default_method, methods
-from ..restoration.options import COLOURS, COLOURS_HELP
+from ..restoration.options import COLOURS, COLOURS_HELP, GRAIN_HELP
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, say, show, write_json
 from ._people import add_people, asks_for_people, describe_people, people_options, summary
@@ -86,6 +86,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         "--strength", type=float, default=1.0, help="0 keeps the input, 1 restores in full (%(default)s)"
     )
     parser.add_argument("--colours", choices=COLOURS, default="auto", help=f"{COLOURS_HELP} (%(default)s)")
+    parser.add_argument("--grain", type=float, default=1.0, metavar="X", help=f"{GRAIN_HELP} (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of methods that draw noise (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="(%(default)s)")
@@ -142,6 +143,7 @@ def _restore(args: argparse.Namespace) -> int:
     options = RestoreOptions(
         strength=args.strength,
         colours=args.colours,
+        grain=args.grain,
         seed=args.seed,
         threshold=args.threshold,
         max_faces=args.max_faces,
