@@ -16,7 +16,7 @@ from ..errors import BfrError
 from ..media.formats import FILMS, PICTURES, is_clip, picture_format, suffixes, titles
 from ..models.registry import specs
 from ..registry import Config, Method, Param, default_method, methods
-from ..restoration.options import COLOURS, COLOURS_HELP
+from ..restoration.options import COLOURS, COLOURS_HELP, GRAIN_HELP
 from ._finished import Finished, asked_of
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, write_json
@@ -89,6 +89,7 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         "--strength", type=float, default=1.0, help="0 keeps the input, 1 restores in full (%(default)s)"
     )
     parser.add_argument("--colours", choices=COLOURS, default="auto", help=f"{COLOURS_HELP} (%(default)s)")
+    parser.add_argument("--grain", type=float, default=1.0, metavar="X", help=f"{GRAIN_HELP} (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of methods that draw noise (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="(%(default)s)")
@@ -98,7 +99,12 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         help="suffix of the outputs (each input's own, .mkv for films that are read only): "
         f"{', '.join(suffixes((*PICTURES, *FILMS), write=True))}",
     )
-    parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100 (%(default)s)")
+    parser.add_argument(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="of JPEG and WebP, 1 to 100 (as the input; 95 where that is another format)",
+    )
     parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
     parser.add_argument(
@@ -147,6 +153,7 @@ def _restore(args: argparse.Namespace) -> int:
     options = RestoreOptions(
         strength=args.strength,
         colours=args.colours,
+        grain=args.grain,
         seed=args.seed,
         threshold=args.threshold,
         max_faces=args.max_faces,
@@ -285,8 +292,8 @@ def _restore_file(
             restored = from_float(picture, result.image, result.mask > 0)
         else:
             restored = enlarged_from_float(picture, result.image, factor)
-        write_picture(job.target, restored, quality=args.quality)
-        notes += [note for note in restored.notes if note not in notes]
+        unheld = write_picture(job.target, restored, quality=args.quality)
+        notes += [note for note in (*restored.notes, *unheld) if note not in notes]
     entry: dict[str, Any] = {"report": result.report.to_dict(), "notes": notes}
     if args.compare:
         pairs = [(crop.image, face) for crop, face in zip(result.crops, result.faces, strict=True)]
