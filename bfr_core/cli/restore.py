@@ -95,7 +95,12 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         help="suffix of the outputs (each input's own, .mkv for films that are read only): "
         f"{', '.join(suffixes((*PICTURES, *FILMS), write=True))}",
     )
-    parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100 (%(default)s)")
+    parser.add_argument(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="of JPEG and WebP, 1 to 100 (as the input; 95 where that is another format)",
+    )
     parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier run, never an input")
@@ -288,8 +293,8 @@ def _restore_file(
             restored = from_float(picture, result.image, result.mask > 0)
         else:
             restored = enlarged_from_float(picture, result.image, factor)
-        write_picture(job.target, restored, quality=args.quality)
-        notes += [note for note in restored.notes if note not in notes]
+        unheld = write_picture(job.target, restored, quality=args.quality)
+        notes += [note for note in (*restored.notes, *unheld) if note not in notes]
     entry: dict[str, Any] = {"report": result.report.to_dict(), "notes": notes}
     if args.compare:
         pairs = [(crop.image, face) for crop, face in zip(result.crops, result.faces, strict=True)]
