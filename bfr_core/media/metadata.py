@@ -94,7 +94,7 @@ def upright_exif(block: bytes) -> tuple[bytes, int]:
     block, orientation = set_upright(block)
     patched = bytearray(block)
     layout = _layout(block)
-    tags, end = _entries(block, layout, layout.first)
+    _, end = _entries(block, layout, layout.first)
     struct.pack_into(layout.endian + layout.offset, patched, end, 0)
     upright = bytes(patched)
     return _swapped_sides(upright) if orientation >= 5 else upright, orientation

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from .jpeg import split
+from .jpeg import Jpeg, split
 from .jpeg_beside import own_segments
+from .jpeg_rest import parts
 from .picture import Picture
 
 _NAMES = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP", "tiff": "TIFF"}
@@ -32,14 +33,8 @@ def lost(picture: Picture, kind: str) -> tuple[str, ...]:
     if kind == "webp" and beside.density and beside.density.unit:
         things.append("the resolution in front of the picture")
     notes = [f"{thing} is not kept: {name} has no place for it" for thing in things]
-    if picture.coding.jpeg and kind != "jpeg":
-        jpeg = split(picture.coding.jpeg)
-        if own := own_segments(jpeg.head):
-            notes.append(f"{own} of the JPEG's maker or program are not kept: {name} has no place for them")
-        if jpeg.rest.strip(b"\0"):
-            notes.append(
-                f"what stands behind the picture ({len(jpeg.rest)} bytes) is not kept: {name} has no place for it"
-            )
+    if picture.coding.jpeg:
+        notes += _behind(split(picture.coding.jpeg), kind, name)
     return tuple(notes)
 
 
@@ -55,3 +50,15 @@ def _lost_chunks(picture: Picture) -> list[str]:
         elif name not in (b"sRGB", b"cHRM"):
             things.append(f"the chunk {name.decode('latin-1')}")
     return things
+
+
+def _behind(jpeg: Jpeg, kind: str, name: str) -> list[str]:
+    """Say what becomes of a JPEG's own segments and of what stands behind it."""
+    if kind == "jpeg":
+        others = [part for part in parts(jpeg) if part.jpeg and not part.gain_map and not part.preview]
+        films = [part for part in parts(jpeg) if not part.jpeg and part.data[4:8] == b"ftyp"]
+        return [f"{part} is carried as it was: faces in it are not restored" for part in (*others, *films)]
+    notes = [f"{part} is not kept: {name} has no place for it" for part in parts(jpeg)]
+    if own := own_segments(jpeg.head):
+        notes.append(f"{own} of the JPEG's maker or program are not kept: {name} has no place for them")
+    return notes

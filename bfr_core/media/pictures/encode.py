@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from .. import metadata
-from . import jpeg_beside, jpeg_write, png_chunks, xmp
+from . import jpeg_beside, jpeg_rest, jpeg_write, png_chunks, xmp
 from .beside import Beside, Chunk, Coding
 from .jpeg import Jpeg, split
 
@@ -116,7 +116,8 @@ def _encode_jpeg(
         stored=stored.head if stored else (),
         packet=lambda packet: xmp.fitted(packet, turned, beside.factor),
     )
-    return Jpeg(head, encoded.body, b"")
+    new = Jpeg(head, encoded.body, b"")
+    return jpeg_rest.carry(new, stored, pixels) if stored else new
 
 
 def _encode_tiff(

@@ -123,7 +123,7 @@ class Jpeg:
 
     def bare(self) -> bytes:
         """Return a file of the pixels alone: only what tells a decoder how to read colours stands beside them."""
-        kept = [each for each in self.head if not each.marker >> 4 == 0xE or each.marker in (APP0, APP14)]
+        kept = [each for each in self.head if each.marker >> 4 != 0xE or each.marker in (APP0, APP14)]
         kept = [each for each in kept if each.marker != COM]
         return Jpeg(tuple(kept), self.body, b"").packed()
 
@@ -199,9 +199,7 @@ def split(data: bytes) -> Jpeg:
         ValueError: the file is cut or damaged.
     """
     head, start = read_head(data)
-    end = start
-    for *_, end in scans(data, start):
-        pass
+    end = max([end for *_, end in scans(data, start)], default=start)
     while data[end + 1] != EOI:  # tables behind the last scan
         end = _next_marker(data, end + 2 + struct.unpack_from(">H", data, end + 2)[0])
     return Jpeg(head, data[start : end + 2], data[end + 2 :])

@@ -109,8 +109,8 @@ def put_beside(
         beside: what stands beside the pixels.
         icc: colour profile.
         exif: EXIF block from its TIFF header on.
-        stored: segments of the JPEG that the picture was read from. What has its place there keeps it, and applications'
-            own segments stay byte for byte; they speak of the picture in its stored orientation.
+        stored: segments of the JPEG that the picture was read from. What has its place there keeps it, and the own
+            segments of applications stay byte for byte; they speak of the picture in its stored orientation.
         packet: what to do to the XMP packet before it is put in.
     """
     groups: dict[str, list[Segment]] = {

@@ -46,9 +46,9 @@ def require_process(path: Path, data: bytes) -> None:
 def first_missing_row(jpeg: Jpeg) -> int | None:
     """Return the row of pixels from which on a JPEG that ends properly lacks blocks; None where it is whole.
 
-    What follows the last block of a scan is passed over by a decoder. So bytes are put in at the end of every scan: where
-    they change the picture, a block was missing. Restart markers are counted besides, as a decoder that waits for one
-    takes no other byte. Where a baseline file's last block holds anything, nothing can be missing.
+    What follows the last block of a scan is passed over by a decoder. So bytes are put in at the end of every scan:
+    where they change the picture, a block was missing. Restart markers are counted besides, as a decoder that waits for
+    one takes no other byte. Where a baseline file's last block holds anything, nothing can be missing.
 
     Raises:
         ValueError, OSError: the file is damaged.

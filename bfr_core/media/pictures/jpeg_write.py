@@ -40,8 +40,8 @@ def follow(data: bytes, pixels: np.ndarray) -> bytes:
 
     Args:
         data: a JPEG file.
-        pixels: (H, W, 1 or 3) uint8 gray or RGB, in the orientation of `data`; of another size only tables, sampling and
-            passes are taken over.
+        pixels: (H, W, 1 or 3) uint8 gray or RGB, in the orientation of `data`; of another size only tables, sampling
+            and passes are taken over.
 
     Raises:
         ValueError, OSError: `data` is damaged.
@@ -52,10 +52,9 @@ def follow(data: bytes, pixels: np.ndarray) -> bytes:
     across, down = _sampling(source.frame)
     same_size = pixels.shape[:2] == (source.frame.height, source.frame.width)
     if not same_size or {1: "L", 3: "YCbCr"}[channels] != source.space:
+        image = Image.fromarray(pixels[..., 0] if channels == 1 else np.ascontiguousarray(pixels))
         keep_rgb = source.space == "RGB" and channels == 3
-        return _encode_image(
-            source, Image.fromarray(pixels[..., 0] if channels == 1 else pixels), across, down, keep_rgb
-        )
+        return _encode_image(source, image, across, down, keep_rgb)
     # A plane ends with whole blocks, whose last rows and columns no viewer shows; they are kept as well.
     unit = (8, 8) if source.frame.progressive or b"\xff\xda" in jpeg.body[2:] else (8 * down, 8 * across)
     height, width = (-(-size // step) * step for size, step in zip(pixels.shape[:2], unit, strict=True))
@@ -80,13 +79,12 @@ def _read_source(jpeg: Jpeg) -> _Source:
     frame = jpeg.frame
     with Image.open(io.BytesIO(jpeg.bare()), formats=["jpeg"]) as image:
         tables = [list(image.quantization[table]) for *_, table in image.layer]  # type: ignore[attr-defined]
-        space = image.mode
-        if space == "RGB" and not image.info.get("adobe_transform", 1):
-            coded_rgb = "jfif" not in image.info
-        else:
-            coded_rgb = bytes(each.name for each in frame.components) == b"RGB" and "jfif" not in image.info
-    if space == "RGB" and not coded_rgb:
-        space = "YCbCr"
+        space, info = image.mode, image.info
+    if space == "RGB":
+        # As libjpeg decides: by JFIF, by Adobe's marker, by the components' names.
+        named = bytes(each.name for each in frame.components) == b"RGB"
+        plain = "jfif" not in info and (info["adobe_transform"] == 0 if "adobe_transform" in info else named)
+        space = "RGB" if plain else "YCbCr"
     options: dict[str, Any] = {"progressive": frame.progressive, "optimize": jpeg.optimised}
     if jpeg.restart_interval:
         options["restart_marker_blocks"] = jpeg.restart_interval

@@ -137,9 +137,8 @@ def _read_common(path: Path, data: bytes, kind: str) -> Picture:
     if kind == "jpeg":
         jpeg = split(data)
         if (row := first_missing_row(jpeg)) is not None:
-            found = (
-                f"the JPEG file is cut short: it ends properly, but its pixels end in row {row} of {jpeg.frame.height}"
-            )
+            found = "the JPEG file is cut short: it has an end, but data of its pixels are missing "
+            found += f"from row {row} of {jpeg.frame.height} on"
             raise unreadable(path, found, "Get a whole copy of the file")
         beside, more = jpeg_beside.read_beside(jpeg.head, orientation)
         coding = Coding(jpeg=data)
