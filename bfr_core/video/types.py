@@ -97,6 +97,8 @@ class VideoInfo:
     """What a person should know of it: other video streams, missing durations, turned pixels."""
     start: int | None = None
     """Time stamp of the first frame; None where the clip has none."""
+    fields: str = ""
+    """Which of a frame's two fields comes first, 'tff' the top or 'bff' the bottom one; '' where frames are whole."""
 
     @property
     def hdr(self) -> bool:
@@ -127,6 +129,8 @@ class VideoFrame:
     """The decoder's frame, upright, in its own pixel format."""
     pts: int = 0
     """In the clip's time base; 0 where the frame comes from no clip."""
+    whole: Any = None
+    """The frame of two fields, where `picture` is one of them; see `fields`."""
 
 
 @dataclass(slots=True)
