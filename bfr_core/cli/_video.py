@@ -26,7 +26,8 @@ _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
 _FILMS_ONLY = {
     "restart": False, "job": None, "keep_faces": None, "tracks": (), "except_tracks": (), "persons": (), "region": None,
     "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": 16, "preset": "medium",
-    "drop_streams": (), "stream": None, "on_damage": "stop", "frame_rate": None, "from_second": 0.0, "seconds": None,
+    "drop_streams": (), "stream": None, "on_damage": "stop", "deinterlace": "off", "frame_rate": None,
+    "from_second": 0.0, "seconds": None,
 }  # fmt: skip
 """Options that pictures do not take, and what they are where nobody gives them."""
 
@@ -126,6 +127,11 @@ def add_video(parser: argparse.ArgumentParser) -> None:
         "--on-damage", choices=["stop", "hold", "skip"], default="stop",
         help="frames that cannot be decoded: stop, show the one before them on, or leave them out (%(default)s)",
     )  # fmt: skip
+    group.add_argument(
+        "--deinterlace", choices=["off", "frame", "field"], default="off",
+        help="interlaced films: keep their fields, make one whole picture of each two, or two at double rate "
+        "(%(default)s)",
+    )  # fmt: skip
     group.add_argument("--frame-rate", type=_rate, metavar="N", help="of films without time stamps, such as 25")
     group.add_argument(
         "--from-second", type=float, default=0.0, metavar="S", help="cut out and restore the film from there on"
@@ -219,6 +225,7 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
         on_damage=args.on_damage,
         rate=args.frame_rate,
         window=window,
+        deinterlace=args.deinterlace,
         keep_faces=int((args.keep_faces or 0) * 1e9),
         upscale=options.upscale,
         upscaler=options.upscaler,

@@ -14,6 +14,7 @@ from ..errors import InputMediaError
 from ..media.clips import clock, moving_streams, open_clip, orientation, pick_video, read_frames, unreadable
 from ..media.formats import misnamed
 from ..media.pyav import rational
+from .fields import Orders
 from .pixels import REFUSED, Pixels, depth_of, has_alpha, planar_format, square_chroma
 from .timeline import find_joints
 from .types import StreamInfo, VideoInfo
@@ -26,8 +27,6 @@ _LARGEST = 16384 * 16384
 
 _FASTEST = 1000
 """Frames a second; a header that says more counts ticks."""
-
-INTERLACED = "It is interlaced; frames are restored as they are, with both fields."
 
 
 def no_stamps(path: Path) -> InputMediaError:
@@ -98,6 +97,7 @@ def _describe(path: Path, container: Any, wanted: int | None) -> VideoInfo:
         alpha=has_alpha(pix_fmt),
         start=_start(frame, clock(container.format.name, frame)),
         joints=joints,
+        fields=Orders()(frame),
     )
     notes += [*Pixels(info).notes, *_remarks(info, frame, video, stored)]
     return replace(info, notes=tuple(notes))
@@ -165,8 +165,6 @@ def _remarks(info: VideoInfo, frame: Any, video: Any, stored: str) -> list[str]:
         notes.append("Its length is not known before the end.")
     if info.start is None:
         notes.append("Its frames have no time stamps, so a frame rate has to be given.")
-    if frame.interlaced_frame:
-        notes.append(INTERLACED)
     if video.metadata.get("alpha_mode") == "1" and not info.alpha:
         notes.append("Its transparency cannot be decoded and is lost.")
     if "f32" in stored or "f16" in stored:
