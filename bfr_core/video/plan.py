@@ -16,6 +16,7 @@ from .choose import TrackSelection
 from .encode import EncodeSettings, Encoding, check_level, choose_encoding, trial
 from .enlarge import enlarged_info
 from .probe import no_stamps, probe
+from .rate import follow_input
 from .reader import OnDamage
 from .render import RenderOptions
 from .scan import HALVED_PX, ScanOptions
@@ -115,7 +116,7 @@ def plan_film(source: Path, target: Path, options: FilmOptions | None = None, *,
     """Check that a film can be restored, and say how.
 
     The paths are expected to be checked already (`media.outputs.plan_outputs`): that the target is no input and may be
-    written. Nothing is written but two frames to memory.
+    written. Nothing is written but a few frames to memory.
 
     Args:
         source: the clip.
@@ -140,6 +141,10 @@ def plan_film(source: Path, target: Path, options: FilmOptions | None = None, *,
     if options.upscale > 1:
         check_level(encoding, made)
     trial(encoding, made)
+    if options.encode.crf is None:
+        encoding = follow_input(
+            info, encoding, options.segment_frames, rate=options.rate, window=options.window, on_damage=options.on_damage
+        )
     folder = folder or target.with_name(target.name + JOB_SUFFIX)
     _check_space(info, target, folder, options.window)
     return Plan(
