@@ -44,7 +44,7 @@ def restore_album(
         args: the command line.
     """
     from ..media.atomic import publish
-    from ..media.pictures import encode_album, not_written, require_album, to_float
+    from ..media.pictures import encode_album, lost, require_album, to_float
     from ..media.sheets import compare_sheet
     from ..restoration.upscale import upscaled
 
@@ -53,6 +53,7 @@ def restore_album(
     notes: list[str] = []
     compared: list[Path] = []
     touched = 0
+    named = picture_format(job.target)
 
     def restored() -> Iterator[Frame]:
         nonlocal touched
@@ -62,7 +63,7 @@ def restore_album(
             changed = result.mask > 0
             touched += bool(changed.any())
             picture = _back(frame, result, factor)
-            of_file = [*frame.picture.notes, *picture.notes, *not_written(job.target, picture)]
+            of_file = [*frame.picture.notes, *picture.notes, *(lost(picture, named.name) if named else ())]
             notes.extend(note for note in of_file if note not in notes)
             made.append(result.report.to_dict())
             if args.compare and number == 0:
@@ -75,7 +76,6 @@ def restore_album(
             yield replace(frame, picture=picture, changed=changed.cpu().numpy() if factor == 1 else None)
 
     data = encode_album(job.target, album, restored(), quality=args.quality)
-    named = picture_format(job.target)
     if factor == 1 and not touched and named is not None and named.name == album.kind:
         # Writing it anew would recompress pictures in which nothing changed.
         with job.source.open("rb") as source, publish(job.target) as target:

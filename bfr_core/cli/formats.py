@@ -22,7 +22,7 @@ def _formats(args: argparse.Namespace) -> int:
     """List formats of pictures and films: suffixes, read or written, what they need and whether it is here."""
     rows = [("pictures", "suffixes", "read", "write", "here", "notes")]
     rows += [
-        (each.title, " ".join(each.suffixes), _yes(each.read), _yes(each.write), _here(each), notes(each))
+        (each.title, " ".join(each.suffixes), _yes(each.read), _yes(each.write), _here(each), remarks(each))
         for each in PICTURES
     ]
     rows.append(("films", "suffixes", "read", "write", "here", "notes"))
@@ -40,7 +40,7 @@ def _formats(args: argparse.Namespace) -> int:
     return 0
 
 
-def notes(each: PictureFormat) -> str:
+def remarks(each: PictureFormat) -> str:
     """Return what a person should know of a format of pictures."""
     told = [each.notes] if each.notes else []
     if each.several:

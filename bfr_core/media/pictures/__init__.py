@@ -7,15 +7,21 @@ and TIFF of rare compressions.
 """
 
 from .album import Album, Frame, encode_album, open_album, require_album
+from .beside import Beside, Coding
+from .carried import lost
+from .encode import USUAL_QUALITY
 from .picture import Picture, enlarged_from_float, from_float, to_float
 from .read import decode_picture, read_picture
 from .refuse import MAX_FILE_BYTES, MAX_PIXELS
-from .write import encode_picture, not_written, write_picture
+from .write import encode_picture, write_picture
 
 __all__ = [
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
+    "USUAL_QUALITY",
     "Album",
+    "Beside",
+    "Coding",
     "Frame",
     "Picture",
     "decode_picture",
@@ -23,7 +29,7 @@ __all__ = [
     "encode_picture",
     "enlarged_from_float",
     "from_float",
-    "not_written",
+    "lost",
     "open_album",
     "read_picture",
     "require_album",

@@ -99,7 +99,7 @@ def require_album(path: Path, album: Album) -> None:
     )
 
 
-def encode_album(path: Path, album: Album, frames: Iterable[Frame], *, quality: int = 95) -> bytes:
+def encode_album(path: Path, album: Album, frames: Iterable[Frame], *, quality: int | None = None) -> bytes:
     """Return a file of several pictures in the format that `path` names.
 
     Raises:

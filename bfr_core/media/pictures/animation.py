@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ import numpy as np
 from PIL import Image
 
 from .. import metadata
+from . import webp, xmp
+from .beside import Beside, Coding
+from .encode import USUAL_QUALITY
 from .picture import Picture
 from .pixels import from_pillow, upright
 from .plugins import avif_notes
@@ -75,6 +78,9 @@ def read_frames(path: Path, data: bytes, kind: str) -> Iterator[Frame]:
     """Yield the frames of an animation as they are shown, upright, with the notes of the file at the first."""
     with Image.open(io.BytesIO(data), formats=[ANIMATED[kind]]) as image:
         exif, orientation, notes = metadata.kept_exif(image.info.get("exif"))
+        coding = webp_coding(data) if kind == "webp" else Coding()
+        packet = image.info.get("xmp")
+        beside = Beside(xmp=packet.encode() if isinstance(packet, str) else packet, orientation=orientation)
         if kind == "png" and data[24] == 16:
             notes.append("16 bit become 8")
         if kind == "avif":
@@ -82,7 +88,20 @@ def read_frames(path: Path, data: bytes, kind: str) -> Iterator[Frame]:
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
             image.load()
-            yield _frame(path, image, kind, exif, orientation, notes if number == 0 else [])
+            frame = _frame(path, image, kind, exif, orientation, notes if number == 0 else [])
+            yield replace(frame, picture=replace(frame.picture, coding=coding, beside=beside))
+
+
+def webp_coding(data: bytes) -> Coding:
+    """Return how the frames of an animated WebP are coded: without loss if all are, else as well as the best."""
+    qualities, lossy = [], False
+    for name, body in webp.chunks(data):
+        if name == b"ANMF":
+            for inner, content in webp.chunks(bytes(12) + body[16:]):
+                lossy = lossy or inner == b"VP8 "
+                if inner == b"VP8 " and (quality := webp.estimated_quality(content)):
+                    qualities.append(quality)
+    return Coding(quality=max(qualities, default=None), lossless=not lossy)
 
 
 def _frame(path: Path, image: Image.Image, kind: str, exif: bytes | None, orientation: int, notes: list[str]) -> Frame:
@@ -97,7 +116,7 @@ def _frame(path: Path, image: Image.Image, kind: str, exif: bytes | None, orient
 # Writing
 
 
-def encode_animation(kind: str, frames: Iterable[Frame], play: Play, *, quality: int) -> bytes:
+def encode_animation(kind: str, frames: Iterable[Frame], play: Play, *, quality: int | None) -> bytes:
     """Encode frames of one size as GIF, WebP, PNG or AVIF, with their times, loops and transparency.
 
     Raises:
@@ -112,15 +131,24 @@ def encode_animation(kind: str, frames: Iterable[Frame], play: Play, *, quality:
     times = [round(frame.milliseconds) for frame in held]
     options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "icc_profile": first.icc}
     options |= {"exif": b"Exif\0\0" + first.exif if first.exif else b""}
+    if first.beside.xmp and kind != "png":
+        options["xmp"] = xmp.fitted(first.beside.xmp, first.beside.orientation, first.beside.factor)
     if kind == "webp":
-        options |= {"quality": quality, "lossless": quality == 100, "exact": True, "icc_profile": first.icc or b""}
+        lossless = first.coding.lossless if quality is None else quality == 100
+        options |= {"quality": 100 if lossless else quality or first.coding.quality or USUAL_QUALITY}
+        options |= {"lossless": lossless, "exact": True, "icc_profile": first.icc or b""}
         options |= {"duration": times, "loop": play.loop or 0}
     elif kind == "png":
         # Each frame takes the place of what it covers, alpha included.
         options |= {"loop": play.loop or 0, "blend": 0, "disposal": 0, "default_image": play.poster}
         options |= {"duration": [frame.milliseconds for frame in held][play.poster :]}
     else:
-        options |= {"quality": quality, "subsampling": "4:4:4", "duration": times, "icc_profile": first.icc or b""}
+        options |= {
+            "quality": quality or USUAL_QUALITY,
+            "subsampling": "4:4:4",
+            "duration": times,
+            "icc_profile": first.icc or b"",
+        }
     stream = io.BytesIO()
     images[0].save(stream, ANIMATED[kind], **options)
     return stream.getvalue()

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .. import metadata
+from .beside import Beside
 from .picture import Picture
 from .pixels import from_pillow, upright
 from .plugins import avif_notes, jxl_header, jxl_notes, prepare
@@ -43,17 +44,17 @@ def read_other(path: Path, data: bytes, kind: str) -> Picture:
         notes += avif_notes(path, data, profile=bool(image.info.get("icc_profile")))
     elif header is not None:
         notes += jxl_notes(header, data)
-    elif kind == "jpeg2000":
-        notes = [note for note in notes if note != "a comment is not kept"]  # the encoder's name
-        if (depth := _depth_of_jpeg2000(data)) > 8:
-            notes.append(f"{depth} bit become 8")
+    elif kind == "jpeg2000" and (depth := _depth_of_jpeg2000(data)) > 8:
+        notes.append(f"{depth} bit become 8")
     if exif:
         exif, orientation, damage = metadata.kept_exif(exif)
         notes += damage
     # libjxl turns its own pictures. A JPEG that was packed without loss is unpacked, and lies as it lay.
     if kind == "jxl" and not getattr(image, "jpeg", False):
         orientation = 1
-    return upright(replace(picture, exif=exif or None, notes=tuple(notes)), orientation)
+    packet = image.info.get("xmp")
+    beside = Beside(xmp=packet.encode() if isinstance(packet, str) else packet, orientation=orientation)
+    return upright(replace(picture, exif=exif or None, notes=tuple(notes), beside=beside), orientation)
 
 
 def _from_gray16(image: Image.Image, kind: str) -> Picture:

@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from .. import metadata
+from . import xmp
+from .beside import Beside
 from .picture import Picture
 from .refuse import require_size, unreadable
 
@@ -111,7 +113,7 @@ def read_heif(path: Path, data: bytes) -> Picture:
         notes = require_plain_colours(path, nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2))
     if len(file) > 1:
         notes.append(f"several pictures: the main one of {len(file)} used")
-    unkept = {"xmp": "XMP", "depth_images": "a map of depth", "aux": "what phones add (such as a gain map)"}
+    unkept = {"depth_images": "a map of depth", "aux": "what phones add (such as a gain map)"}
     notes += [f"{name} is not kept" for key, name in unkept.items() if info.get(key)]
     pixels = np.asarray(image)
     if pixels.dtype not in (np.uint8, np.uint16):
@@ -125,7 +127,10 @@ def read_heif(path: Path, data: bytes) -> Picture:
     exif, _, damage = metadata.kept_exif(info.get("exif"))
     icc, more = metadata.fitting_profile(profile, gray=gray)
     alpha = None if alpha is None else np.ascontiguousarray(alpha)
-    return Picture(np.ascontiguousarray(rgb), alpha, icc, exif, gray, "heif", (*notes, *more, *damage))
+    # As in EXIF. pillow-heif would turn what it writes by the orientation in XMP.
+    packet = xmp.without_turn(info["xmp"]) if info.get("xmp") else None
+    beside = Beside(xmp=packet)
+    return Picture(np.ascontiguousarray(rgb), alpha, icc, exif, gray, "heif", (*notes, *more, *damage), beside)
 
 
 # JPEG XL
@@ -242,9 +247,12 @@ def without_orientation(exif: bytes) -> bytes:
     return bytes(patched)
 
 
-def encode_younger(kind: str, pixels: np.ndarray, *, icc: bytes | None, exif: bytes | None, quality: int) -> bytes:
+def encode_younger(
+    kind: str, pixels: np.ndarray, *, icc: bytes | None, exif: bytes | None, beside: Beside, quality: int
+) -> bytes:
     """Encode (H, W, 1 to 4) uint8, for HEIC also uint16, as AVIF, HEIC or JPEG XL, upright."""
     stream = io.BytesIO()
+    packet = xmp.fitted(beside.xmp, beside.orientation, beside.factor) if beside.xmp else None
     if kind == "heif":
         import pillow_heif
 
@@ -254,15 +262,15 @@ def encode_younger(kind: str, pixels: np.ndarray, *, icc: bytes | None, exif: by
         if icc:
             file.info["icc_profile"], file.info["icc_profile_type"] = icc, "prof"
         options: dict[str, Any] = {"quality": -1 if quality == 100 else quality, "chroma": 444}
-        file.save(stream, exif=exif, **options)
+        file.save(stream, exif=exif, xmp=packet, **options)
         return stream.getvalue()
     prepare(kind)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
     if kind == "avif":
         options = {"quality": quality, "subsampling": "4:4:4", "icc_profile": icc or b""}
-        image.save(stream, "AVIF", exif=without_orientation(exif) if exif else b"", **options)
+        image.save(stream, "AVIF", exif=without_orientation(exif) if exif else b"", xmp=packet or b"", **options)
     else:
         if icc:
             image.info["icc_profile"] = icc
-        image.save(stream, "JXL", exif=exif, quality=quality, lossless=quality == 100)
+        image.save(stream, "JXL", exif=exif, xmp=packet, quality=quality, lossless=quality == 100)
     return stream.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +15,16 @@ from PIL import Image
 from ...errors import BfrError
 from .. import metadata
 from ..decoders import strict_decoders
-from ..formats import picture_format
+from ..formats import film_format, picture_format
+from . import jpeg_beside, png_chunks, webp
+from .beside import Coding
+from .jpeg import split
+from .jpeg_check import first_missing_row, require_process
 from .others import OTHERS, read_other
 from .picture import Picture
 from .pixels import decode_deep, from_pillow, upright
 from .plugins import read_heif
-from .refuse import MAX_FILE_BYTES, require_size, unreadable
+from .refuse import MAX_FILE_BYTES, plain_words, require_size, unreadable
 from .sniff import kind_of, picture_kind
 from .tiff import read_tiff
 
@@ -68,7 +71,7 @@ def decoding(path: Path, data: bytes, kind: str, which: str = "") -> Iterator[No
     except Exception as error:
         # Decoders raise SyntaxError, struct.error, OSError, ValueError, zlib.error and more on damaged files.
         state = "is cut short" if metadata.ends_early(kind, data) else "is damaged"
-        found = f"{which}the {picture_kind(kind).title} file {state} ({without_addresses(error)}); it holds "
+        found = f"{which}the {picture_kind(kind).title} file {state} ({plain_words(error)}); it holds "
         raise unreadable(path, f"{found}{len(data)} bytes", "Get a whole copy of the file") from error
 
 
@@ -82,16 +85,11 @@ def checked(path: Path, picture: Picture) -> Picture:
         values = [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha]
         if bad := sum(int(np.count_nonzero(~np.isfinite(value))) for value in values):
             raise unreadable(path, f"{bad} of its values are NaN or infinite", "Repair the picture where it was made")
-    named = picture_format(path)
+    named = picture_format(path) or film_format(path)
     if named is not None and named.name != picture.kind:
         held = picture_kind(picture.kind).title
         picture = replace(picture, notes=(*picture.notes, f"named {path.suffix} but holds {held}"))
     return picture
-
-
-def without_addresses(error: Exception) -> str:
-    """Return what an error says, without the place of a Python object in memory that Pillow puts there."""
-    return re.sub(r" ?<[^<>]* at 0x[0-9a-fA-F]+>", "", str(error)) or type(error).__name__
 
 
 def read_whole(path: Path) -> bytes:
@@ -125,6 +123,8 @@ def _read_common(path: Path, data: bytes, kind: str) -> Picture:
     """Read a JPEG, PNG or WebP."""
     if size := metadata.header_size(kind, data):
         require_size(path, *size)
+    if kind == "jpeg":
+        require_process(path, data)
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         require_size(path, *image.size)
         picture = from_pillow(path, image, kind)
@@ -133,7 +133,22 @@ def _read_common(path: Path, data: bytes, kind: str) -> Picture:
         rgb, alpha = decode_deep(data, picture.rgb.shape[:2], np.uint16)
         # Colour type 0 is gray, 4 gray with alpha.
         picture = replace(picture, rgb=rgb, alpha=alpha, gray=data[25] in (0, 4))
-    return upright(replace(picture, exif=exif, notes=(*picture.notes, *notes)), orientation)
+    picture = upright(replace(picture, exif=exif), orientation)
+    if kind == "jpeg":
+        jpeg = split(data)
+        if (row := first_missing_row(jpeg)) is not None:
+            found = (
+                f"the JPEG file is cut short: it ends properly, but its pixels end in row {row} of {jpeg.frame.height}"
+            )
+            raise unreadable(path, found, "Get a whole copy of the file")
+        beside, more = jpeg_beside.read_beside(jpeg.head, orientation)
+        coding = Coding(jpeg=data)
+    elif kind == "png":
+        beside, more = png_chunks.read_beside(data, orientation)
+        coding = Coding()
+    else:
+        beside, coding, more = webp.read_beside(data, orientation)
+    return replace(picture, beside=beside, coding=coding, notes=(*picture.notes, *notes, *more))
 
 
 _READERS = {

@@ -23,6 +23,7 @@ from .directory import page_chain, with_directory
 from .picture import FULL_SCALE, Picture
 from .pixels import decode_deep, from_pillow, upright
 from .refuse import require_size, unreadable
+from .tiff_beside import read_beside
 
 _COMPRESSIONS = {
     2: "CCITT run lengths", 3: "CCITT group 3", 4: "CCITT group 4", 5: "LZW", 6: "JPEG of the old kind", 7: "JPEG",
@@ -84,12 +85,13 @@ def read_page(path: Path, data: bytes, offset: int) -> Picture:
     colours = {0: 1, 1: 1, 3: 1, 5: 4}.get(photometric, 3)
     if (spare := samples - colours - (picture.alpha is not None)) > 0:
         notes.append(f"{spare} extra channel(s) are not kept")
-    unkept = {700: "XMP", 33723: "IPTC", 34377: "Photoshop data", 37724: "Photoshop layers"}
-    notes += [f"{name} is not kept" for tag, name in unkept.items() if tag in tags]
+    if 37724 in tags:
+        notes.append("Photoshop layers are not kept")
     page = with_directory(data, offset, {})
     _, orientation = metadata.set_upright(page)
+    beside, more = read_beside(tags, orientation)
     exif, _, damage = metadata.kept_exif(metadata.to_block(metadata.describing_tags(page)))
-    return upright(replace(picture, exif=exif, notes=(*notes, *damage)), orientation)
+    return upright(replace(picture, exif=exif, beside=beside, notes=(*notes, *more, *damage)), orientation)
 
 
 def _require_pixels(path: Path, data: bytes, tags: ImageFileDirectory_v2) -> None:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 
 from .. import metadata
-from ..encoding import LARGEST_TIFF
+from .encode import LARGEST_TIFF
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 """Bytes of a value, by type."""

@@ -9,12 +9,16 @@ import numpy as np
 from ...errors import OutputMediaError, SettingsError
 from .. import metadata
 from ..atomic import publish
-from ..encoding import encode
 from ..formats import PICTURES, Package, picture_format, suffixes
+from . import carried
 from .animation import Frame, encode_gif
+from .beside import Coding
+from .encode import USUAL_QUALITY, encode
 from .others import PLAIN
 from .picture import Picture, single_channel
+from .pixels import turn_back
 from .plugins import encode_younger, is_srgb
+from .refuse import plain_words
 from .sniff import missing, picture_kind
 
 _LARGEST_SIDE = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535, "avif": 65_535, "heif": 16_384}
@@ -23,18 +27,28 @@ _YOUNGER = ("avif", "heif", "jxl")
 _OF_16_BIT = ("png", "tiff", "heif", "ppm")
 _WITHOUT_ALPHA = ("jpeg", "bmp", "ppm")
 _WITHOUT_PROFILE = ("jxl", "gif", "bmp", "ppm", "jpeg2000")
-_WITHOUT_EXIF = ("gif", "bmp", "ppm", "jpeg2000")
 
 
-def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
+def write_picture(path: Path, picture: Picture, *, quality: int | None = None) -> tuple[str, ...]:
     """Write a picture in the format its suffix names, whole or not at all.
 
-    PNG keeps 8 and 16 bit, TIFF (deflate) also float; both are exact. JPEG is written without chroma subsampling.
-    WebP and JPEG XL are lossy below quality 100 and lossless at 100; AVIF and HEIC always are lossy. GIF keeps the
-    colours of a picture that has 256 at most. Alpha, ICC and EXIF are written to every format that has them;
+    PNG keeps 8 and 16 bit, TIFF (deflate) also float; both are exact. A JPEG that was read from a JPEG is coded as that
+    was, in its stored orientation, and so are its blocks in which nothing changed; a lossy WebP follows the quality of
+    the WebP it was read from. Other lossy files are written at quality 95, without chroma subsampling where they can.
+    AVIF and HEIC always are lossy. GIF keeps the colours of a picture that has 256 at most.
+    Alpha, ICC, EXIF, XMP and what else stands beside the pixels are written to every format that has a place for them;
     TIFF takes of the EXIF block what describes the photo, its camera and its place.
     A picture that was gray, and still is, is written as one channel, except to WebP, which has none, and except with
     alpha deeper than 8 bit, which few programs read. A gray profile then has no place and is left out.
+
+    Args:
+        path: the file.
+        picture: what to write.
+        quality: 1 to 100 of lossy formats, in place of the input's; WebP and JPEG XL are lossless at 100, JPEG has
+            whole chroma.
+
+    Returns:
+        Notes of what the format has no place for.
 
     Raises:
         OutputMediaError: the suffix is unknown, the format cannot hold the depth, alpha, size or EXIF (nothing is
@@ -45,16 +59,18 @@ def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
     data = encode_picture(path, picture, quality=quality)
     with publish(path) as file:
         file.write(data)
+    named = picture_format(path)
+    return carried.lost(picture, named.name) if named else ()
 
 
-def encode_picture(path: Path, picture: Picture, *, quality: int = 95) -> bytes:
+def encode_picture(path: Path, picture: Picture, *, quality: int | None = None) -> bytes:
     """Return the bytes that `write_picture` would write to `path`; errors as there."""
-    if not 1 <= quality <= 100:
+    if quality is not None and not 1 <= quality <= 100:
         raise SettingsError(
             "Cannot use this quality",
             found=f"found {quality}, expected 1 to 100",
             kept="Nothing was written",
-            todo="Use 95",
+            todo="Leave it out to follow the input, or use 95",
         )
     named = picture_format(path)
     if named is None or not named.write:
@@ -74,19 +90,24 @@ def encode_picture(path: Path, picture: Picture, *, quality: int = 95) -> bytes:
     icc = picture.icc
     if icc and metadata.profile_space(icc) == "GRAY" and not single:
         icc = None
+    pixels, exif, coding = _channels(picture, single), picture.exif, picture.coding
+    if kind == "jpeg" and coding.jpeg and (turned := picture.beside.orientation) != 1:
+        # Written as it was stored, every block keeps its place.
+        stored = metadata.stored_exif(exif, turned) if exif else None
+        exif, pixels = (stored, turn_back(pixels, turned)) if stored else (exif, pixels)
+        coding = coding if stored else Coding()
     try:
-        pixels = _channels(picture, single)
         if kind in PLAIN:
-            data = PLAIN[kind](pixels)
-        elif kind == "gif":
-            data = encode_gif([Frame(picture)], None)
-        elif kind in _YOUNGER:
-            data = encode_younger(kind, pixels, icc=icc, exif=picture.exif, quality=quality)
-        else:
-            data = encode(kind, pixels, icc=icc, exif=picture.exif, quality=quality)
+            return PLAIN[kind](pixels)
+        if kind == "gif":
+            return encode_gif([Frame(picture)], None)
+        if kind in _YOUNGER:
+            used = quality or USUAL_QUALITY
+            return encode_younger(kind, pixels, icc=icc, exif=exif, beside=picture.beside, quality=used)
+        return encode(kind, pixels, icc=icc, exif=exif, beside=picture.beside, coding=coding, quality=quality)
     except Exception as error:
-        raise _unwritable(path, f"the {named.title} encoder failed: {error}", "Use another format") from error
-    return data
+        found = f"the {named.title} encoder failed: {plain_words(error)}"
+        raise _unwritable(path, found, "Use another format") from error
 
 
 def _unwritable(path: Path, found: str, todo: str) -> OutputMediaError:
@@ -118,14 +139,6 @@ def _require_room(path: Path, picture: Picture, kind: str) -> None:
     if kind == "jpeg" and picture.exif and len(picture.exif) > _LARGEST_EXIF_IN_JPEG:
         found = f"its EXIF block has {len(picture.exif)} bytes, and JPEG holds {_LARGEST_EXIF_IN_JPEG}"
         raise _unwritable(path, found, "Name the output .png or .tif")
-
-
-def not_written(path: Path, picture: Picture) -> tuple[str, ...]:
-    """Return notes on what the format that `path` names cannot hold and `encode_picture` leaves out."""
-    named = picture_format(path)
-    if named is None or named.name not in _WITHOUT_EXIF or not picture.exif:
-        return ()
-    return (f"{named.title} holds no EXIF block, which is left out",)
 
 
 def _channels(picture: Picture, single: bool) -> np.ndarray:
