@@ -93,6 +93,7 @@ class VideoInfo:
     primaries: int
     transfer: int
     alpha: bool
+    """It has transparency, which a plan knows to be in use: an alpha channel that is opaque throughout is none."""
     notes: tuple[str, ...] = ()
     """What a person should know of it: other video streams, missing durations, turned pixels."""
     start: int | None = None

@@ -67,7 +67,7 @@ class Paint(nn.Module):
         ("bff", "a.mov", "out.mov", EncodeSettings(codec="prores"), {"codec": "prores_ks", "pix_fmt": "yuv422p10le"}),
     ],
 )
-def test_fields_stay_fields(tmp_path, order, name, target, encode, made):
+def test_row30_fields_stay_fields(tmp_path, order, name, target, encode, made):
     """Before, every one of these came out as whole frames, so that no player took the fields apart."""
     source = tape(tmp_path / name, 5, order=order, **made)
     assert probe(source).fields == order
