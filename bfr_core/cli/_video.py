@@ -93,7 +93,7 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-faces", type=_gigabytes, metavar="GB",
         help="keep restored faces in the job's folder, at most so many GB: the next run of that job with this option "
-        "restores them not again where only strength, feather, colours, deflicker or whom to restore has changed",
+        "restores them not again where only strength, feather, colours, grain, deflicker or whom to restore changed",
     )  # fmt: skip
     group.add_argument("--tracks", type=_numbers, default=(), metavar="N,N", help="restore these tracks and no others")
     group.add_argument("--except-tracks", type=_numbers, default=(), metavar="N,N", help="leave these tracks alone")
@@ -217,6 +217,7 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
         render=RenderOptions(
             strength=args.strength,
             feather=options.feather,
+            grain=options.grain,
             seed=args.seed,
             settings=options.settings,
             deflicker=args.deflicker,

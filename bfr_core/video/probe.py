@@ -16,6 +16,7 @@ from ..media.formats import misnamed
 from ..media.pyav import rational
 from .fields import Orders
 from .pixels import REFUSED, Pixels, depth_of, has_alpha, planar_format, square_chroma
+from .timeline import find_joints
 from .types import StreamInfo, VideoInfo
 
 _TRIES = 9
@@ -68,6 +69,9 @@ def _describe(path: Path, container: Any, wanted: int | None) -> VideoInfo:
         raise unreadable(path, found, "Convert the clip to BT.709 or BT.2020 first")
     rgb = frame.format.is_rgb or stored == "pal8"
     seconds = _seconds(container, video)
+    joints, length = find_joints(path, container.format.name)
+    if joints:  # the header knows the first and the last stamp only
+        seconds = length
     info = VideoInfo(
         path=path,
         container=container.format.name,
@@ -93,6 +97,7 @@ def _describe(path: Path, container: Any, wanted: int | None) -> VideoInfo:
         alpha=has_alpha(pix_fmt),
         start=_start(frame, clock(container.format.name, frame)),
         fields=Orders()(frame),
+        joints=joints,
     )
     notes += [*Pixels(info).notes, *_remarks(info, frame, video, stored)]
     return replace(info, notes=tuple(notes))
@@ -153,6 +158,9 @@ def _remarks(info: VideoInfo, frame: Any, video: Any, stored: str) -> list[str]:
     notes = []
     if told := misnamed(info.path):
         notes.append(f"{told[0].upper()}{told[1:]}.")
+    if info.joints:
+        times = "in one place" if len(info.joints) == 1 else f"in {len(info.joints)} places"
+        notes.append(f"Its times start anew {times}, as in joined recordings; its parts are put one behind the other.")
     if info.seconds is None:
         notes.append("Its length is not known before the end.")
     if info.start is None:

@@ -15,6 +15,7 @@ from ..media.scaling import ACCURATE
 from .fields import Orders, apart
 from .pixels import Filter, Pixels
 from .probe import no_stamps
+from .timeline import Timeline
 from .types import VideoFrame, VideoInfo
 
 OnDamage = Literal["stop", "hold", "skip"]
@@ -156,7 +157,8 @@ class Reader:
         with open_clip(self.info.path) as container:
             frames = self._frames(container)
             start = self.info.start
-            if from_s < _SEEK_S or start is None or self.on_damage != "stop" or not self._enter(container, from_s):
+            whole = from_s < _SEEK_S or start is None or self.on_damage != "stop" or self.info.joints
+            if start is None or whole or not self._enter(container, from_s):
                 yield from frames
                 return
             first = next(frames, None)
@@ -182,12 +184,14 @@ class Reader:
 
     def _frames(self, container: Any) -> Iterator[Any]:
         stream = self._open_stream(container)
+        timeline = Timeline(self.info.joints)
         # In Matroska and AVI only the last packets of all streams tell that the end is missing.
         streams = () if self._counts_all(container) else (stream,)
         gave_up = False
 
         def on_packet(packet: Any) -> None:
             self.check_cancel()
+            timeline.move(packet)
             if packet.pts is not None and packet.time_base:
                 self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
 

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .timeline import Joint
+
 ProgressCallback = Callable[[str, int, int], None]
 """Hears the name of a pass, frames done, and frames in all (0 where nobody knows)."""
 
@@ -100,6 +102,8 @@ class VideoInfo:
     """Time stamp of the first frame; None where the clip has none."""
     fields: str = ""
     """Which of a frame's two fields comes first, 'tff' the top or 'bff' the bottom one; '' where frames are whole."""
+    joints: tuple[Joint, ...] = ()
+    """Where its times start anew: what lies behind is moved, so that all of them ascend."""
 
     @property
     def hdr(self) -> bool:

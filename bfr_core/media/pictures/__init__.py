@@ -5,6 +5,8 @@ and all 8-bit pixels: it knows palettes, transparency keys, CMYK and gray with a
 reads 16-bit and float pixels, which Pillow cuts to 8 bit or refuses.
 """
 
+from .beside import Beside, Coding
+from .encode import USUAL_QUALITY
 from .picture import Picture, enlarged_from_float, from_float, to_float
 from .read import decode_picture, read_picture
 from .refuse import MAX_FILE_BYTES, MAX_PIXELS
@@ -13,6 +15,9 @@ from .write import write_picture
 __all__ = [
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
+    "USUAL_QUALITY",
+    "Beside",
+    "Coding",
     "Picture",
     "decode_picture",
     "enlarged_from_float",

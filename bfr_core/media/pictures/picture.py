@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from ...errors import InputMediaError
 from .. import metadata
 from ..scaling import enlarge_plane
+from .beside import Beside, Coding
 
 FULL_SCALE = {"uint8": 255, "uint16": 65_535, "float32": 1}
 """What full intensity is in each type of pixels."""
@@ -18,10 +19,7 @@ FULL_SCALE = {"uint8": 255, "uint16": 65_535, "float32": 1}
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture, upright, with what its file said about it.
-
-    Resolution in dots per inch is kept only where it is part of the EXIF block.
-    """
+    """A picture, upright, with what its file said about it."""
 
     rgb: np.ndarray
     """(H, W, 3) uint8, uint16 or float32; R, G and B are equal for a gray file. Float is meant as [0, 1] but kept."""
@@ -37,6 +35,10 @@ class Picture:
     """'jpeg', 'png', 'webp' or 'tiff': what the file was, whatever its name."""
     notes: tuple[str, ...] = ()
     """Everything the file held that is not carried over."""
+    beside: Beside = field(default_factory=Beside)
+    """XMP, IPTC, comments, texts and resolution."""
+    coding: Coding = field(default_factory=Coding)
+    """How the file was coded, which a file of the same format follows."""
 
     def __post_init__(self) -> None:
         fits = self.rgb.ndim == 3 and self.rgb.shape[2] == 3 and self.rgb.size > 0 and str(self.rgb.dtype) in FULL_SCALE
@@ -104,7 +106,7 @@ def from_float(picture: Picture, rgb: Tensor, changed: Tensor | None = None) -> 
 def enlarged_from_float(picture: Picture, rgb: Tensor, factor: int) -> Picture:
     """Return `picture` with new colours that are `factor` times as wide and as high, at its own depth.
 
-    Alpha is enlarged by Lanczos, and the EXIF block says the new size. As `from_float` otherwise.
+    Alpha is enlarged by Lanczos; EXIF and XMP say the new size. As `from_float` otherwise.
     """
     height, width = picture.rgb.shape[:2]
     alpha, exif = picture.alpha, picture.exif
@@ -113,7 +115,8 @@ def enlarged_from_float(picture: Picture, rgb: Tensor, factor: int) -> Picture:
     if exif is not None:
         exif = metadata.enlarged_exif(exif, factor)
     blank = np.empty((height * factor, width * factor, 3), picture.rgb.dtype)
-    return from_float(replace(picture, rgb=blank, alpha=alpha, exif=exif), rgb)
+    beside = replace(picture.beside, factor=picture.beside.factor * factor)
+    return from_float(replace(picture, rgb=blank, alpha=alpha, exif=exif, beside=beside), rgb)
 
 
 def single_channel(picture: Picture) -> bool:

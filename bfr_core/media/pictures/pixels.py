@@ -29,8 +29,8 @@ def decode_deep(data: bytes, shape: tuple[int, ...], dtype: type) -> tuple[np.nd
 def from_pillow(path: Path, image: Image.Image, kind: str) -> Picture:
     """Decode 8-bit pixels as they are stored, with profile and notes; EXIF and rotation are the caller's."""
     notes: list[str] = []
-    if (frames := getattr(image, "n_frames", 1)) > 1 and kind != "tiff":
-        notes.append(f"{'several pictures' if kind == 'jpeg' else 'animated'}: first frame of {frames} used")
+    if (frames := getattr(image, "n_frames", 1)) > 1 and kind not in ("tiff", "jpeg"):
+        notes.append(f"animated: first frame of {frames} used")
     image.load()
     info, mode = image.info, image.mode
     profile = info.get("icc_profile")
@@ -54,12 +54,6 @@ def from_pillow(path: Path, image: Image.Image, kind: str) -> Picture:
         rgb, alpha = np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
     else:
         rgb = np.array(image.convert("RGB"))
-    unkept = {"xmp": "XMP", "photoshop": "Photoshop data", "comment": "a comment"}
-    notes += [f"{name} is not kept" for key, name in unkept.items() if info.get(key) and kind != "tiff"]
-    if getattr(image, "text", None) and set(image.text) - {"XML:com.adobe.xmp", "Raw profile type exif"}:
-        notes.append("text notes are not kept")
-    if not profile and abs(info.get("gamma", 0.45455) - 0.45455) > 0.005:
-        notes.append(f"a gamma of {info['gamma']:.4g} is not kept; sRGB is assumed")
     icc, more = metadata.fitting_profile(profile, gray=gray)
     return Picture(rgb, alpha, icc, None, gray, kind, (*notes, *more))
 
@@ -86,15 +80,21 @@ def _from_cmyk(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, 
 
 def upright(picture: Picture, orientation: int) -> Picture:
     """Apply an EXIF orientation: the position of the stored first row and column, as the viewer sees them."""
+    alpha = None if picture.alpha is None else turn(picture.alpha, orientation)
+    return replace(picture, rgb=turn(picture.rgb, orientation), alpha=alpha)
 
-    def turn(pixels: np.ndarray) -> np.ndarray:
-        if orientation >= 5:
-            pixels = pixels.swapaxes(0, 1)
-        if orientation in (3, 4, 7, 8):
-            pixels = pixels[::-1]
-        if orientation in (2, 3, 6, 7):
-            pixels = pixels[:, ::-1]
-        return np.ascontiguousarray(pixels)
 
-    alpha = None if picture.alpha is None else turn(picture.alpha)
-    return replace(picture, rgb=turn(picture.rgb), alpha=alpha)
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored rows and columns, (H, W) or (H, W, C), as an EXIF orientation asks."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def turn_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo `turn`."""
+    return turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))

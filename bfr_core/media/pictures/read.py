@@ -14,9 +14,13 @@ from ...errors import BfrError
 from .. import metadata
 from ..decoders import strict_decoders
 from ..formats import PICTURES, film_format, picture_format, titles
+from . import jpeg_beside, png_chunks, webp
+from .beside import Coding
+from .jpeg import split
+from .jpeg_check import first_missing_row, require_process
 from .picture import Picture
 from .pixels import decode_deep, from_pillow, upright
-from .refuse import MAX_FILE_BYTES, require_size, unreadable
+from .refuse import MAX_FILE_BYTES, plain_words, require_size, unreadable
 from .tiff import read_tiff
 
 
@@ -48,7 +52,7 @@ def decode_picture(data: bytes, path: Path) -> Picture:
     except Exception as error:
         # Decoders raise SyntaxError, struct.error, OSError, ValueError, zlib.error and more on damaged files.
         state = "is cut short" if metadata.ends_early(kind, data) else "is damaged"
-        found = f"the {kind.upper()} file {state} ({error or type(error).__name__}); it holds {len(data)} bytes"
+        found = f"the {kind.upper()} file {state} ({plain_words(error)}); it holds {len(data)} bytes"
         raise unreadable(path, found, "Get a whole copy of the file") from error
     if picture.rgb.dtype == np.float32:
         values = [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha]
@@ -119,6 +123,8 @@ def _read_common(path: Path, data: bytes, kind: str) -> Picture:
     """Read a JPEG, PNG or WebP."""
     if size := metadata.header_size(kind, data):
         require_size(path, *size)
+    if kind == "jpeg":
+        require_process(path, data)
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         require_size(path, *image.size)
         picture = from_pillow(path, image, kind)
@@ -127,4 +133,19 @@ def _read_common(path: Path, data: bytes, kind: str) -> Picture:
         rgb, alpha = decode_deep(data, picture.rgb.shape[:2], np.uint16)
         # Colour type 0 is gray, 4 gray with alpha.
         picture = replace(picture, rgb=rgb, alpha=alpha, gray=data[25] in (0, 4))
-    return upright(replace(picture, exif=exif, notes=(*picture.notes, *notes)), orientation)
+    picture = upright(replace(picture, exif=exif), orientation)
+    if kind == "jpeg":
+        jpeg = split(data)
+        if (row := first_missing_row(jpeg)) is not None:
+            found = (
+                f"the JPEG file is cut short: it ends properly, but its pixels end in row {row} of {jpeg.frame.height}"
+            )
+            raise unreadable(path, found, "Get a whole copy of the file")
+        beside, more = jpeg_beside.read_beside(jpeg.head, orientation)
+        coding = Coding(jpeg=data)
+    elif kind == "png":
+        beside, more = png_chunks.read_beside(data, orientation)
+        coding = Coding()
+    else:
+        beside, coding, more = webp.read_beside(data, orientation)
+    return replace(picture, beside=beside, coding=coding, notes=(*picture.notes, *notes, *more))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ...errors import InputMediaError
@@ -16,6 +17,15 @@ MAX_FILE_BYTES = 2**32 - 1
 def unreadable(path: Path, found: str, todo: str) -> InputMediaError:
     """Return the error of a picture that cannot be read."""
     return InputMediaError(f"Cannot read {path}", found=found, kept="The file is untouched", todo=todo)
+
+
+_ADDRESS = re.compile(r"<[\w.]+(?: object)? at 0x[0-9a-fA-F]+>|0x[0-9a-fA-F]{6,}")
+
+
+def plain_words(error: BaseException) -> str:
+    """Return what a decoder says of a file, without the names and addresses of objects in this program."""
+    words = _ADDRESS.sub("the file", str(error)).strip()
+    return " ".join(words.split()) or type(error).__name__
 
 
 def require_size(path: Path, width: int, height: int) -> None:

@@ -14,6 +14,7 @@ from .. import metadata
 from .picture import FULL_SCALE, Picture
 from .pixels import decode_deep, from_pillow, upright
 from .refuse import require_size, unreadable
+from .tiff_beside import read_beside
 
 
 def read_tiff(path: Path, data: bytes) -> Picture:
@@ -33,12 +34,13 @@ def read_tiff(path: Path, data: bytes) -> Picture:
     colours = {0: 1, 1: 1, 3: 1, 5: 4}.get(tags.get(262), 3)
     if (spare := samples - colours - (picture.alpha is not None)) > 0:
         notes.append(f"{spare} extra channel(s) are not kept")
-    unkept = {700: "XMP", 33723: "IPTC", 34377: "Photoshop data", 37724: "Photoshop layers"}
-    notes += [f"{name} is not kept" for tag, name in unkept.items() if tag in tags]
+    if 37724 in tags:
+        notes.append("Photoshop layers are not kept")
+    beside, more = read_beside(tags, orientation)
     if (pages := metadata.count_pages(data)) > 1:
         notes.append(f"first page of {pages} used")
     exif, _, damage = metadata.kept_exif(metadata.to_block(metadata.describing_tags(data)))
-    return upright(replace(picture, exif=exif, notes=(*notes, *damage)), orientation)
+    return upright(replace(picture, exif=exif, beside=beside, notes=(*notes, *more, *damage)), orientation)
 
 
 def _read_deep_tiff(path: Path, data: bytes, tags: ImageFileDirectory_v2) -> Picture:

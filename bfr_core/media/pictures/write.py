@@ -9,22 +9,36 @@ import numpy as np
 from ...errors import OutputMediaError, SettingsError
 from .. import metadata
 from ..atomic import publish
-from ..encoding import encode
 from ..formats import PICTURES, picture_format, suffixes
+from . import carried
+from .beside import Coding
+from .encode import encode
 from .picture import Picture, single_channel
+from .pixels import turn_back
+from .refuse import plain_words
 
 _LARGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
 _LARGEST_EXIF_IN_JPEG = 65_527
 
 
-def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
+def write_picture(path: Path, picture: Picture, *, quality: int | None = None) -> tuple[str, ...]:
     """Write a picture in the format its suffix names, whole or not at all.
 
-    PNG keeps 8 and 16 bit, TIFF (deflate) also float; both are exact. JPEG is written without chroma subsampling.
-    WebP is lossy below quality 100 and lossless at 100. Alpha, ICC and EXIF are written to every format that has them;
+    PNG keeps 8 and 16 bit, TIFF (deflate) also float; both are exact. A JPEG that was read from a JPEG is coded as that
+    was, in its stored orientation, and so are its blocks in which nothing changed; a lossy WebP follows the quality of
+    the WebP it was read from. Other JPEG and WebP files are written at quality 95, JPEG without chroma subsampling.
+    Alpha, ICC, EXIF, XMP and what else stands beside the pixels are written to every format that has a place for them;
     TIFF takes of the EXIF block what describes the photo, its camera and its place.
     A picture that was gray, and still is, is written as one channel, except to WebP, which has none, and except with
     alpha deeper than 8 bit, which few programs read. A gray profile then has no place and is left out.
+
+    Args:
+        path: the file.
+        picture: what to write.
+        quality: 1 to 100 of JPEG and WebP, in place of the input's; WebP is lossless at 100, JPEG has whole chroma.
+
+    Returns:
+        Notes of what the format has no place for.
 
     Raises:
         OutputMediaError: the suffix is unknown, the format cannot hold the depth, alpha, size or EXIF (nothing is
@@ -32,12 +46,12 @@ def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
         SettingsError: `quality` is not 1 to 100.
     """
     path = Path(path)
-    if not 1 <= quality <= 100:
+    if quality is not None and not 1 <= quality <= 100:
         raise SettingsError(
             "Cannot use this quality",
             found=f"found {quality}, expected 1 to 100",
             kept="Nothing was written",
-            todo="Use 95",
+            todo="Leave it out to follow the input, or use 95",
         )
     named = picture_format(path)
     if named is None or not named.write:
@@ -51,12 +65,20 @@ def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
     icc = picture.icc
     if icc and metadata.profile_space(icc) == "GRAY" and not single:
         icc = None
+    pixels, exif, coding = _channels(picture, single), picture.exif, picture.coding
+    if kind == "jpeg" and coding.jpeg and (turned := picture.beside.orientation) != 1:
+        # Written as it was stored, every block keeps its place.
+        stored = metadata.stored_exif(exif, turned) if exif else None
+        exif, pixels = (stored, turn_back(pixels, turned)) if stored else (exif, pixels)
+        coding = coding if stored else Coding()
     try:
-        data = encode(kind, _channels(picture, single), icc=icc, exif=picture.exif, quality=quality)
+        data = encode(kind, pixels, icc=icc, exif=exif, beside=picture.beside, coding=coding, quality=quality)
     except Exception as error:
-        raise _unwritable(path, f"the {kind.upper()} encoder failed: {error}", "Use another format") from error
+        found = f"the {kind.upper()} encoder failed: {plain_words(error)}"
+        raise _unwritable(path, found, "Use another format") from error
     with publish(path) as file:
         file.write(data)
+    return carried.lost(picture, kind)
 
 
 def _unwritable(path: Path, found: str, todo: str) -> OutputMediaError:
