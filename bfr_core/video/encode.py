@@ -193,7 +193,7 @@ def _choose_codec(info: VideoInfo, target: Path, container: str, settings: Encod
             found=f"{info.path} is interlaced, and {_NO_FIELDS.get(name, f'{name} has no fields')}; expected one of "
             f"{', '.join(FIELDS)}",
             kept="Nothing was started and no file was changed",
-            todo="Choose one of these in .mkv or .mov, or deinterlace the film (--deinterlace field)",
+            todo="Choose one of these in .mkv or .mov, or deinterlace it (deinterlace, or --deinterlace)",
         )
     if name not in _HOLDS[container]:
         fits = suffixes([each for each in FILMS if name in each.codecs], write=True)
