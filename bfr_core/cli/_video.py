@@ -25,7 +25,7 @@ _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
 
 _FILMS_ONLY = {
     "restart": False, "job": None, "keep_faces": None, "tracks": (), "except_tracks": (), "persons": (), "region": None,
-    "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": 16, "preset": "medium",
+    "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": None, "preset": "medium",
     "drop_streams": (), "stream": None, "on_damage": "stop", "deinterlace": "off", "drop_alpha": False,
     "frame_rate": None, "from_second": 0.0, "seconds": None,
 }  # fmt: skip
@@ -59,6 +59,13 @@ def _rate(text: str) -> Fraction:
     if not 0 < value <= 1000:
         raise argparse.ArgumentTypeError(f"found {text!r}; expected frames a second, such as 25 or 30000/1001")
     return value
+
+
+def _crf(text: str) -> int | None:
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected auto or a number, such as 18") from None
 
 
 def _gigabytes(text: str) -> float:
@@ -116,7 +123,7 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--codec", default="auto", help="auto, h264, h265, vp9, ffv1 or prores (%(default)s)")
     group.add_argument(
-        "--crf", type=int, default=16, metavar="N", help="quality of the film, less is better (%(default)s)"
+        "--crf", type=_crf, metavar="N", help="quality of the film, less is better (auto: about as large as the input)"
     )
     group.add_argument(
         "--drop-alpha",

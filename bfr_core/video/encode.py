@@ -43,6 +43,9 @@ _VP9_SPEED: dict[str, str] = dict(zip(PRESETS, ("8", "7", "6", "5", "4", "3", "2
 _MOST_SAMPLES = 35_651_584
 """Pixels of a frame that the highest levels of H.264, H.265 and VP9 allow; the number is the same."""
 
+FINEST_CRF = 16
+"""Quality where the input is no guide, and the finest that is chosen by it."""
+
 _WORKERS = 4
 """Threads of an encoder. A fixed number, because their number changes the bits; the machine must not."""
 
@@ -65,8 +68,9 @@ class EncodeSettings:
 
     codec: str = "auto"
     """'auto' or a key of ENCODERS."""
-    crf: int = 16
-    """Quality, lower is better: 0 to 51, for VP9 to 63. Not asked by FFV1, which loses nothing, and ProRes."""
+    crf: int | None = None
+    """Quality, lower is better: 0 to 51, for VP9 to 63; None follows the input, see `rate`. Not asked by FFV1, which
+    loses nothing, and ProRes."""
     preset: str = "medium"
     """How long the encoder may take, one of PRESETS. Not asked by FFV1 and ProRes."""
     pix_fmt: str = "auto"
@@ -200,7 +204,7 @@ def _choose_codec(info: VideoInfo, target: Path, container: str, settings: Encod
         found = f"{target.suffix} files hold {', '.join(sorted(_HOLDS[container]))}"
         raise _refuse(f"Cannot write {name} to {target}", found, f"Use another codec, or one of {', '.join(fits)}")
     most = 63 if name == "vp9" else 51
-    if not 0 <= settings.crf <= most:
+    if settings.crf is not None and not 0 <= settings.crf <= most:
         raise _refuse(
             "Cannot use this quality", f"crf is {settings.crf}, expected 0 to {most}", "Use one in this range"
         )
@@ -212,7 +216,7 @@ def _options(name: str, pix_fmt: str, settings: EncodeSettings, gop: int) -> dic
 
     Without B-frames the order of packets is that of frames, so that segments join by copying.
     """
-    crf, preset, group = str(settings.crf), settings.preset, str(gop)
+    crf, preset, group = str(FINEST_CRF if settings.crf is None else settings.crf), settings.preset, str(gop)
     if name == "h264":
         return {"crf": crf, "preset": preset, "bf": "0", "g": group}
     if name == "h265":

@@ -18,6 +18,7 @@ from .encode import EncodeSettings, Encoding, check_level, choose_encoding, tria
 from .enlarge import enlarged_info
 from .fields import Deinterlace, made_of, told
 from .probe import no_stamps, probe
+from .rate import follow_input
 from .reader import OnDamage
 from .render import RenderOptions
 from .scan import HALVED_PX, ScanOptions
@@ -120,7 +121,7 @@ def plan_film(source: Path, target: Path, options: FilmOptions | None = None, *,
     """Check that a film can be restored, and say how.
 
     The paths are expected to be checked already (`media.outputs.plan_outputs`): that the target is no input and may be
-    written. Nothing is written but two frames to memory.
+    written. Nothing is written but a few frames to memory.
 
     Args:
         source: the clip.
@@ -163,6 +164,15 @@ def _encoded(info: VideoInfo, target: Path, options: FilmOptions) -> tuple[Video
     if options.upscale > 1:
         check_level(encoding, made)
     trial(encoding, made)
+    if options.encode.crf is None:
+        encoding = follow_input(
+            info,
+            encoding,
+            options.segment_frames,
+            rate=options.rate,
+            window=options.window,
+            on_damage=options.on_damage,
+        )
     return made, encoding
 
 

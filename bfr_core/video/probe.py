@@ -96,8 +96,8 @@ def _describe(path: Path, container: Any, wanted: int | None) -> VideoInfo:
         transfer=_colour(frame, context, "color_trc"),
         alpha=has_alpha(pix_fmt),
         start=_start(frame, clock(container.format.name, frame)),
-        fields=Orders()(frame),
         joints=joints,
+        fields=Orders()(frame),
     )
     notes += [*Pixels(info).notes, *_remarks(info, frame, video, stored)]
     return replace(info, notes=tuple(notes))

@@ -166,7 +166,7 @@ def _joined(streams: Sequence[_Followed]) -> tuple[tuple[Joint, ...], float]:
     for edge, until in pairwise([-1, *places, None]):
         part = [
             found for each in runs
-            if (found := [run for run in each if run.begins >= edge and (until is None or run.begins < until)])
+            if (found := [run for run in each if run.begins >= (edge or 0) and (until is None or run.begins < until)])
         ]  # fmt: skip
         if not part:
             continue

@@ -100,10 +100,10 @@ class VideoInfo:
     """What a person should know of it: other video streams, missing durations, turned pixels."""
     start: int | None = None
     """Time stamp of the first frame; None where the clip has none."""
-    fields: str = ""
-    """Which of a frame's two fields comes first, 'tff' the top or 'bff' the bottom one; '' where frames are whole."""
     joints: tuple[Joint, ...] = ()
     """Where its times start anew: what lies behind is moved, so that all of them ascend."""
+    fields: str = ""
+    """Which of a frame's two fields comes first, 'tff' the top or 'bff' the bottom one; '' where frames are whole."""
 
     @property
     def hdr(self) -> bool:
