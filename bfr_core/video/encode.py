@@ -105,6 +105,11 @@ class Encoding:
         return "mov" if self.codec == "prores_ks" else "nut"
 
     @property
+    def has_fields(self) -> bool:
+        """Whether its frames are two fields each."""
+        return "field_order" in self.options
+
+    @property
     def has_alpha(self) -> bool:
         """Whether its pixels have transparency."""
         return traits(self.pix_fmt).alpha
