@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # FFmpeg 8 and x264: interlaced frames marked "bottom field first" give a stream of which header and frames disagree.
 #
-# With the flag +ildct, libx264 takes the order of fields from the frames. But it is opened before the first frame, for the
-# top field first, and is only then told otherwise: the pictures' messages say bottom first, their order counts say top
-# first. So the header is read as top first (AVFieldOrder 2), while every decoded frame is marked bottom first: a player that
-# trusts the header shows the fields of a tape in the wrong order. Told `x264-params bff=1` as well, both agree (3).
+# With the flag +ildct, libx264 takes the order of fields from the frames. But it is opened before the first frame, for
+# the top field first, and is only then told otherwise: the pictures' messages say bottom first, their order counts say top
+# first. So the header is read as top first (AVFieldOrder 2), while every decoded frame is marked bottom first: a player
+# that trusts the header shows the fields of a tape in the wrong order. Told `x264-params bff=1` as well, both agree (3).
 # Seen with av 18.1.0 (FFmpeg 8.1) from PyPI, Linux x86_64.
 set -euo pipefail
 python=${PYTHON:-python3.11}
