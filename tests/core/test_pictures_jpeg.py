@@ -334,6 +334,8 @@ def test_what_stands_around_a_jpeg_is_carried(tmp_path: Path, orientation: int, 
 def test_face_regions_follow_a_picture_that_is_turned_or_enlarged(tmp_path: Path) -> None:
     picture = read_picture(store(tmp_path / "a.jpg", laden(6)))
     notes = write_picture(tmp_path / "a.png", picture)
+    # 300 pixels an inch across and 250 down, in the stored orientation.
+    assert read_picture(tmp_path / "a.png").beside.density == (9843, 11811, "metre")
     assert sorted(note.split(" is not")[0].split(" are not")[0] for note in notes) == [
         "APP5 and APP12 of the JPEG's maker or program",
         "IPTC and Photoshop's data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 
 from .jpeg import Jpeg, split
 from .jpeg_beside import own_segments
@@ -13,8 +14,14 @@ _NAMES = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP", "tiff": "TIFF"}
 _SRGB_GAMMA = 0.45455
 
 
-def lost(picture: Picture, kind: str) -> tuple[str, ...]:
-    """Return what `picture` holds that is not in a file of `kind`."""
+def lost(picture: Picture, kind: str, told: Collection[str] = ()) -> tuple[str, ...]:
+    """Return what `picture` holds that is not in a file of `kind`.
+
+    Args:
+        picture: what was written.
+        kind: 'jpeg', 'png', 'webp' or 'tiff'.
+        told: keys of texts that stand in the EXIF block.
+    """
     beside, name = picture.beside, _NAMES[kind]
     things: list[str] = []
     if beside.extended_xmp and kind != "jpeg":
@@ -26,12 +33,12 @@ def lost(picture: Picture, kind: str) -> tuple[str, ...]:
     if beside.comments and kind in ("webp", "tiff"):
         things.append("a comment")
     if kind != "png":
-        if beside.texts:
-            keys = [body.split(b"\0")[0].decode("latin-1") for _, body in beside.texts]
-            things.append(f"text ({', '.join(dict.fromkeys(keys))})")
+        keys = dict.fromkeys(body.split(b"\0")[0].decode("latin-1") for _, body in beside.texts)
+        if untold := [key for key in keys if key not in told]:
+            things.append(f"text ({', '.join(untold)})")
         things += _lost_chunks(picture)
-    if kind == "webp" and beside.density and beside.density.unit:
-        things.append("the resolution in front of the picture")
+    if kind == "webp" and beside.density and beside.density.unit and not picture.exif:
+        things.append("how many pixels an inch has")
     notes = [f"{thing} is not kept: {name} has no place for it" for thing in things]
     if picture.coding.jpeg:
         notes += _behind(split(picture.coding.jpeg), kind, name)

@@ -61,13 +61,7 @@ def follow(data: bytes, pixels: np.ndarray) -> bytes:
     larger = _resized(jpeg, height, width).bare()
     planes = _planes(larger, source, (height, width))
     old = _open(jpeg.bare(), {1: "L", 3: "RGB"}[channels])
-    change = np.zeros((height, width, channels), np.float32)
-    change[: pixels.shape[0], : pixels.shape[1]] = _luma_chroma(pixels) - _luma_chroma(old)
-    for number, plane in enumerate(planes):
-        step = change[..., number]
-        if number and (across, down) != (1, 1):
-            step = cv2.resize(_padded(step, plane.shape, across, down), plane.shape[::-1], interpolation=cv2.INTER_AREA)
-        np.copyto(plane, np.rint(plane + step).clip(0, 255).astype(np.uint8), where=step != 0)
+    _put_change(planes, pixels, old, across, down)
     stored = [planes[0]]
     stored += [plane.repeat(down, 0).repeat(across, 1)[:height, :width] for plane in planes[1:]]
     image = Image.fromarray(planes[0]) if channels == 1 else Image.merge("YCbCr", [Image.fromarray(p) for p in stored])
@@ -167,16 +161,31 @@ def _halved(plane: np.ndarray) -> np.ndarray:
     return np.rint(inner).clip(0, 255).astype(np.uint8)
 
 
+def _put_change(planes: list[np.ndarray], pixels: np.ndarray, old: np.ndarray, across: int, down: int) -> None:
+    """Add to the planes, in place, by what the pixels differ: a sample none of whose pixels changed stays."""
+    rows, columns = (np.flatnonzero((pixels != old).any(axis=(1 - axis, 2))) for axis in (0, 1))
+    if not rows.size:
+        return
+    top, left = rows[0] // down * down, columns[0] // across * across
+    here = (slice(top, rows[-1] + 1), slice(left, columns[-1] + 1))
+    change = _luma_chroma(pixels[here]) - _luma_chroma(old[here])
+    for number, plane in enumerate(planes):
+        step = change[..., number]
+        sampled = (across, down) if number else (1, 1)
+        if sampled != (1, 1):
+            # The last chroma sample may reach beyond the edge.
+            spare = [(0, -size % factor) for size, factor in zip(step.shape, (down, across), strict=True)]
+            step = np.pad(step, spare, "edge")
+            size = step.shape[1] // across, step.shape[0] // down
+            step = cv2.resize(step, size, interpolation=cv2.INTER_AREA)
+        place = plane[top // sampled[1] :, left // sampled[0] :][: step.shape[0], : step.shape[1]]
+        np.copyto(place, np.rint(place + step).clip(0, 255).astype(np.uint8), where=step != 0)
+
+
 def _luma_chroma(pixels: np.ndarray) -> np.ndarray:
     """Return (H, W, C) float32 after JFIF 1.02: Y, Cb and Cr, or gray as it is."""
-    values = pixels.astype(np.float32)
+    values = np.ascontiguousarray(pixels, np.float32)
     if pixels.shape[2] == 1:
         return values
-    weights = np.array([[0.299, -0.168736, 0.5], [0.587, -0.331264, -0.418688], [0.114, 0.5, -0.081312]], np.float32)
-    return values @ weights
-
-
-def _padded(step: np.ndarray, shape: tuple[int, ...], across: int, down: int) -> np.ndarray:
-    """Bring a change to whole chroma samples, the last of which may reach beyond the edge."""
-    spare = ((0, shape[0] * down - step.shape[0]), (0, shape[1] * across - step.shape[1]))
-    return np.pad(step, spare, "edge")
+    weights = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
+    return cv2.transform(values, weights)
