@@ -8,6 +8,7 @@ from collections.abc import Collection
 from .jpeg import Jpeg, split
 from .jpeg_beside import own_segments
 from .jpeg_rest import parts
+from .jpeg_write import is_usual
 from .picture import Picture
 
 _NAMES = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP", "tiff": "TIFF"}
@@ -64,7 +65,12 @@ def _behind(jpeg: Jpeg, kind: str, name: str) -> list[str]:
     if kind == "jpeg":
         others = [part for part in parts(jpeg) if part.jpeg and not part.gain_map and not part.preview]
         films = [part for part in parts(jpeg) if not part.jpeg and part.data[4:8] == b"ftyp"]
-        return [f"{part} is carried as it was: faces in it are not restored" for part in (*others, *films)]
+        notes = [f"{part} is carried as it was: faces in it are not restored" for part in (*others, *films)]
+        if jpeg.frame.process >= 9:
+            notes.append("arithmetic coding, which few programs read, becomes Huffman coding")
+        if len(jpeg.frame.components) == 3 and not is_usual(jpeg.frame):
+            notes.append("the sampling of its colours is rare and becomes a finer one; colours are compressed anew")
+        return notes
     notes = [f"{part} is not kept: {name} has no place for it" for part in parts(jpeg)]
     if own := own_segments(jpeg.head):
         notes.append(f"{own} of the JPEG's maker or program are not kept: {name} has no place for them")

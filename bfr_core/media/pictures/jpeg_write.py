@@ -55,8 +55,12 @@ def follow(data: bytes, pixels: np.ndarray) -> bytes:
         image = Image.fromarray(pixels[..., 0] if channels == 1 else np.ascontiguousarray(pixels))
         keep_rgb = source.space == "RGB" and channels == 3
         return _encode_image(source, image, across, down, keep_rgb)
-    # A plane ends with whole blocks, whose last rows and columns no viewer shows; they are kept as well.
-    unit = (8, 8) if source.frame.progressive or b"\xff\xda" in jpeg.body[2:] else (8 * down, 8 * across)
+    # A plane ends with whole blocks, whose last rows and columns no viewer shows; they are kept as well. Scans of a
+    # single channel have no blocks beyond the picture's own.
+    single = source.frame.progressive or b"\xff\xda" in jpeg.body[2:]
+    unit = (8, 8) if single or channels == 1 else (8 * down, 8 * across)
+    if channels == 3 and not is_usual(source.frame):
+        unit = (1, 1)
     height, width = (-(-size // step) * step for size, step in zip(pixels.shape[:2], unit, strict=True))
     larger = _resized(jpeg, height, width).bare()
     planes = _planes(larger, source, (height, width))
@@ -93,6 +97,12 @@ def _sampling(frame: Frame) -> tuple[int, int]:
     across = min(frame.components[0].across // max(1, each.across) for each in chroma)
     down = min(frame.components[0].down // max(1, each.down) for each in chroma)
     return next(pair for pair in ((2, 2), (2, 1), (1, 1)) if pair[0] <= max(across, 1) and pair[1] <= max(down, 1))
+
+
+def is_usual(frame: Frame) -> bool:
+    """Tell whether the planes have the sampling that they are written with."""
+    luma, *chroma = frame.components
+    return (luma.across, luma.down) in _SUBSAMPLING and all(each[1:3] == (1, 1) for each in chroma)
 
 
 def _encode_image(source: _Source, image: Image.Image, across: int, down: int, keep_rgb: bool) -> bytes:
@@ -133,16 +143,22 @@ def _planes(data: bytes, source: _Source, size: tuple[int, int]) -> list[np.ndar
         return [luma]
     sampling = _sampling(source.frame)
     height, width = size
-    if sampling == (2, 2) and min(size) >= 16:
+    usual = is_usual(source.frame)
+    if sampling == (2, 2) and usual and min(size) >= 16:
         # At half the size libjpeg has no need to enlarge chroma, and gives it as it is.
         half = _open(data, "YCbCr", (width // 2, height // 2))
         return [luma, np.ascontiguousarray(half[..., 1]), np.ascontiguousarray(half[..., 2])]
     full = _open(data, "YCbCr")
     chroma = [np.ascontiguousarray(full[..., number]) for number in (1, 2)]
-    if sampling == (2, 1):
+    if sampling == (2, 1) and usual:
         chroma = [_halved(plane) for plane in chroma]
-    elif sampling == (2, 2):
-        chroma = [plane[::2, ::2].copy() for plane in chroma]
+    elif sampling != (1, 1):
+        spare = [(0, -length % factor) for length, factor in zip(size, sampling[::-1], strict=True)]
+        chroma = [np.pad(plane, spare, "edge") for plane in chroma]
+        sizes = [(plane.shape[1] // sampling[0], plane.shape[0] // sampling[1]) for plane in chroma]
+        chroma = [
+            cv2.resize(plane, each, interpolation=cv2.INTER_AREA) for plane, each in zip(chroma, sizes, strict=True)
+        ]
     return [luma, *chroma]
 
 
