@@ -144,7 +144,7 @@ def test_an_rgb_jpeg_stays_rgb(tmp_path: Path) -> None:
 
 
 def test_rare_sampling_is_noted(tmp_path: Path) -> None:
-    # Sampling of 4 by 1, which Pillow does not write, put into the header of a smaller picture: its colours mean nothing.
+    # Sampling of 4 by 1, which Pillow does not write, put into the header of a smaller picture, of no meaning.
     data = bytearray(jpeg(np.full((64, 64, 3), (200, 60, 90), np.uint8), subsampling=0))
     place = data.index(b"\xff\xc0")
     data[place + 11] = 0x41
