@@ -13,7 +13,7 @@ from PIL import Image
 from ...errors import BfrError
 from .. import metadata
 from ..decoders import strict_decoders
-from ..formats import PICTURES, picture_format, titles
+from ..formats import PICTURES, film_format, picture_format, titles
 from . import jpeg_beside, png_chunks, webp
 from .beside import Coding
 from .jpeg import split
@@ -58,7 +58,7 @@ def decode_picture(data: bytes, path: Path) -> Picture:
         values = [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha]
         if bad := sum(int(np.count_nonzero(~np.isfinite(value))) for value in values):
             raise unreadable(path, f"{bad} of its values are NaN or infinite", "Repair the picture where it was made")
-    named = picture_format(path)
+    named = picture_format(path) or film_format(path)
     if named is not None and named.name != kind:
         picture = replace(picture, notes=(*picture.notes, f"named {path.suffix} but holds {kind.upper()}"))
     return picture
