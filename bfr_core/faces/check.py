@@ -18,6 +18,8 @@ from .align import FFHQ_TEMPLATE, sample, similarity
 WEIGHTS = "face_check"
 LEAST = 0.5
 """Likelihood below which something is no face."""
+NO_FACE = "looked like a face at {:.2f}, and is none"
+"""What is said of it, with the detector's score."""
 _SCALE, _MARGIN = FaceCheckNet.TEMPLATE / 512, (FaceCheckNet.TEMPLATE - FaceCheckNet.SIZE) / 2
 VIEW_TEMPLATE = FFHQ_TEMPLATE * _SCALE - _MARGIN
 """Where the five points lie in the crop that is looked at."""

@@ -23,7 +23,7 @@ from ..errors import InputMediaError
 from ..models.roles import FaceDetector
 from ..types import Face
 from .align import FFHQ_TEMPLATE, invert, sample, similarity, transform
-from .check import LEAST, likelihoods_of
+from .check import LEAST, NO_FACE, likelihoods_of
 from .pyramid import overlap
 from .quality import yaw
 
@@ -150,10 +150,6 @@ def _thrown_out(readings: Sequence[_Reading]) -> list[str]:
         x0, y0, x1, y1 = (round(value) for value in reading.face.box)
         places.append(f"{NO_FACE.format(reading.face.score)} (at {x0}, {y0} to {x1}, {y1})")
     return [f"What {'; what '.join(places)}. Where it is one after all, a threshold below 0.5 or a box lets it pass"]
-
-
-NO_FACE = "looked like a face at {:.2f}, and is none"
-"""What is said of something that the check leaves out."""
 
 
 def _search(frame: Tensor, detector: FaceDetector, threshold: float | None, *, check: bool) -> list[_Reading]:

@@ -216,7 +216,7 @@ def _cut(frame: Tensor, points: np.ndarray) -> np.ndarray:
 
 
 class CheckValidator(Validator):
-    """Judge what a detector finds in held-out scenes, as they are and degraded, and in things that were never trained on.
+    """Judge what a detector finds in held-out scenes, as they are and degraded, and in other things than were learnt.
 
     `faces_kept` is the share of found faces that are still taken for faces, `alarms_left` the share of the rest that
     are.
@@ -271,4 +271,3 @@ def _square(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     side = max(height, width)
     return cv2.copyMakeBorder(image, 0, side - height, 0, side - width, cv2.BORDER_REFLECT)
-

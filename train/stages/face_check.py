@@ -20,7 +20,7 @@ from bfr_core.networks.face_detector import fold
 from ..config import STRICT, Count, Phase
 from ..data import Batch, Examples
 from ..detection.checks import CheckValidator, ViewExamples, Views, collect
-from ..stage import FileNeed, Nets, Objective, Stage, Step, Validator
+from ..stage import FileNeed, Nets, Objective, Step, Validator
 from .detector import DetectorConfig, DetectorStage
 
 _SMOOTH = 0.01
@@ -116,9 +116,7 @@ class FaceCheckStage(DetectorStage[FaceCheckConfig]):
         if self._views is None:
             config = self.config
             self.say(f"Searching {config.pictures} training pictures for crops, which takes minutes")
-            self._views = collect(
-                self._detector, pictures, count=config.pictures, sides=config.sides, seed=config.seed
-            )
+            self._views = collect(self._detector, pictures, count=config.pictures, sides=config.sides, seed=config.seed)
             faces = int(self._views.face.sum())
             self.say(f"{faces} faces and {len(self._views.face) - faces} others were found")
         return ViewExamples(self._views, pictures, self.seed_of(phase))
