@@ -162,6 +162,12 @@ class Scan:
     """(M, D) float32 of unit length, NaN in rows that the recogniser was not asked about; D may be 0."""
     sharpness: np.ndarray
     """(M,) float32, see `faces.quality`; NaN where not measured."""
+    likelihood: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(M,) float32 that it is a face, see `faces.check`; NaN where not looked at. Scans of before have none."""
+
+    def __post_init__(self) -> None:
+        if len(self.likelihood) != len(self.scores):
+            object.__setattr__(self, "likelihood", np.full(len(self.scores), np.nan, np.float32))
 
     def __len__(self) -> int:
         return len(self.times)
