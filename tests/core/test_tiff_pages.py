@@ -255,7 +255,7 @@ def pages() -> list[Picture]:
 
 def test_pages_of_every_kind_are_joined_and_read_back(tmp_path):
     made = pages()
-    joined = join_tiffs([encode_picture(tmp_path / "a.tif", page) for page in made])
+    joined = join_tiffs([encode_picture(tmp_path / "a.tif", page)[0] for page in made])
     album = open_album(store(tmp_path / "a.tif", joined))
     assert album.count == 4 and album.several == "pages"
     for one, two in zip(made, [frame.picture for frame in album], strict=True):
@@ -269,7 +269,9 @@ def test_pages_of_every_kind_are_joined_and_read_back(tmp_path):
     exif.load(next(iter(album)).picture.exif)
     assert exif[0x010F] == "Scanner" and exif.get_ifd(0x8825)[1] == "N"
     # Others see the same pages; Pillow reads no float.
-    with Image.open(io.BytesIO(join_tiffs([encode_picture(tmp_path / "a.tif", page) for page in made[:3]]))) as image:
+    with Image.open(
+        io.BytesIO(join_tiffs([encode_picture(tmp_path / "a.tif", page)[0] for page in made[:3]]))
+    ) as image:
         assert image.n_frames == 3
         image.seek(2)
         assert np.array_equal(np.asarray(image), made[2].rgb[..., 0])

@@ -108,7 +108,7 @@ def encode_album(path: Path, album: Album, frames: Iterable[Frame], *, quality: 
     require_album(path, album)
     named = picture_format(path)
     if album.play is None or named is None or named.name not in ANIMATED:
-        pages = [encode_picture(path, frame.picture, quality=quality) for frame in frames]
+        pages = [encode_picture(path, frame.picture, quality=quality)[0] for frame in frames]
         return pages[0] if len(pages) == 1 else join_tiffs(pages)
     # Taken before the encoder runs: what reads them raises errors of its own.
     held = list(frames)

@@ -10,7 +10,7 @@ from ...errors import OutputMediaError, SettingsError
 from .. import metadata
 from ..atomic import publish
 from ..formats import PICTURES, Package, picture_format, suffixes
-from . import carried
+from . import carried, prompts
 from .animation import Frame, encode_gif
 from .beside import Coding
 from .encode import USUAL_QUALITY, encode
@@ -56,15 +56,14 @@ def write_picture(path: Path, picture: Picture, *, quality: int | None = None) -
         SettingsError: `quality` is not 1 to 100.
     """
     path = Path(path)
-    data = encode_picture(path, picture, quality=quality)
+    data, notes = encode_picture(path, picture, quality=quality)
     with publish(path) as file:
         file.write(data)
-    named = picture_format(path)
-    return carried.lost(picture, named.name) if named else ()
+    return notes
 
 
-def encode_picture(path: Path, picture: Picture, *, quality: int | None = None) -> bytes:
-    """Return the bytes that `write_picture` would write to `path`; errors as there."""
+def encode_picture(path: Path, picture: Picture, *, quality: int | None = None) -> tuple[bytes, tuple[str, ...]]:
+    """Return the bytes that `write_picture` would write to `path`, and its notes; errors as there."""
     if quality is not None and not 1 <= quality <= 100:
         raise SettingsError(
             "Cannot use this quality",
@@ -96,18 +95,23 @@ def encode_picture(path: Path, picture: Picture, *, quality: int | None = None) 
         stored = metadata.stored_exif(exif, turned) if exif else None
         exif, pixels = (stored, turn_back(pixels, turned)) if stored else (exif, pixels)
         coding = coding if stored else Coding()
+    told: set[str] = set()
+    if exif is None and kind in ("jpeg", "webp"):
+        exif, told = prompts.as_exif(picture.beside.texts, _LARGEST_EXIF_IN_JPEG if kind == "jpeg" else None)
     try:
         if kind in PLAIN:
-            return PLAIN[kind](pixels)
-        if kind == "gif":
-            return encode_gif([Frame(picture)], None)
-        if kind in _YOUNGER:
+            data = PLAIN[kind](pixels)
+        elif kind == "gif":
+            data = encode_gif([Frame(picture)], None)
+        elif kind in _YOUNGER:
             used = quality or USUAL_QUALITY
-            return encode_younger(kind, pixels, icc=icc, exif=exif, beside=picture.beside, quality=used)
-        return encode(kind, pixels, icc=icc, exif=exif, beside=picture.beside, coding=coding, quality=quality)
+            data = encode_younger(kind, pixels, icc=icc, exif=exif, beside=picture.beside, quality=used)
+        else:
+            data = encode(kind, pixels, icc=icc, exif=exif, beside=picture.beside, coding=coding, quality=quality)
     except Exception as error:
         found = f"the {named.title} encoder failed: {plain_words(error)}"
         raise _unwritable(path, found, "Use another format") from error
+    return data, carried.lost(picture, kind, told)
 
 
 def _unwritable(path: Path, found: str, todo: str) -> OutputMediaError:
