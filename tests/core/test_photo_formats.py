@@ -94,7 +94,7 @@ def test_avif_is_turned_once(tmp_path, orientation):
         assert back.size == (WIDTH, HEIGHT) and back.getexif().get(ORIENTATION, 1) == 1
     with av.open(str(tmp_path / "b.avif")) as file:
         (frame, *_) = file.decode(video=0)
-        assert far(frame.to_ndarray(format="rgb24"), scene()) <= 12
+        assert far(frame.to_ndarray(format="rgb24"), scene()) <= 24  # PyAV 14 takes its full range for the narrow one
 
 
 def test_avif_keeps_profile_exif_alpha_and_gray(tmp_path):
