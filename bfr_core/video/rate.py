@@ -159,7 +159,9 @@ def _stretch(
     """Return the frames from a second on and what they weigh; None where they cannot be read."""
     frames: list[Any] = []
     try:
-        for moment in Reader(info, window=(place, math.inf), rate=rate, on_damage=on_damage):
+        # Whole pictures are made of fields, where the result has none: combed ones would weigh far more.
+        fields = "first" if info.fields and not encoding.has_fields else "woven"
+        for moment in Reader(info, window=(place, math.inf), rate=rate, on_damage=on_damage, fields_as=fields):
             frame = fit(moment.picture, encoding, info)
             frames.append(frame)
             if len(frames) == _FRAMES:
