@@ -24,6 +24,7 @@ from ..restoration.options import colours_of
 from ..restoration.upscale import upscaler_name
 from ..runtime import Runtime
 from .analysis import analyse
+from .attention import Box, changed_boxes
 from .choose import apply_json, best_row, thumbnail, to_json
 from .drift import apply_drift, measure_drift
 from .enlarge import Enlarger
@@ -42,6 +43,9 @@ from .types import Preview, ProgressCallback, Scan, Track, VideoFrame, no_progre
 _TRACKS = "tracks.json"
 _DRIFT = "drift.json"
 _FACES = "faces"
+
+_Drawn = tuple[VideoFrame, Any, tuple[Box, ...]]
+"""A moment, the frame to encode, and where faces were restored in it."""
 
 
 @dataclass(slots=True)
@@ -348,7 +352,7 @@ class FilmJob:
                     self._check_stamp(moment, found)
                     yield moment
 
-        def restored(moments: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, Any]]:
+        def restored(moments: Iterator[VideoFrame]) -> Iterator[_Drawn]:
             made = render(
                 moments, tracks, self.models.restorer, self._render, self.runtime, span=(first, last),
                 upscale=self.options.upscale, enlarge=self._enlarge,
@@ -356,19 +360,21 @@ class FilmJob:
             with halt:
                 for count, item in enumerate(made):
                     self.runtime.check_cancel()
-                    yield item.moment, self._drawn(item)
+                    yield item.moment, *self._drawn(item)
                     self.on_progress("render", done + count + 1, len(found))
 
         with _Segments(self, first) as encoder:
             run_pipes(decoded(), restored, encoder, check_cancel=halt.check_cancel)
             encoder.finish(last)
 
-    def _drawn(self, item: Rendered) -> Any:
-        """Return the frame to encode: the decoder's own where nothing was restored."""
+    def _drawn(self, item: Rendered) -> tuple[Any, tuple[Box, ...]]:
+        """Return the frame to encode, the decoder's own where nothing was restored, and where something was."""
         if item.after is None or item.before is None:
-            return item.moment.picture
+            return item.moment.picture, ()
         self.show(item.before, item.after)
-        return self._pixels.write(item.moment.picture, item.before, item.after, item.box)
+        finer = self.plan.encoding.finer_faces
+        faces = changed_boxes(item.before, item.after, item.box) if finer else ()
+        return self._pixels.write(item.moment.picture, item.before, item.after, item.box), faces
 
     def _check_stamp(self, moment: VideoFrame, found: Scan) -> None:
         if moment.index >= len(found) or moment.pts != int(found.pts[moment.index]):
@@ -453,8 +459,8 @@ class _Segments:
         if self.writer is not None:
             self.writer.abort()
 
-    def __call__(self, item: tuple[VideoFrame, Any]) -> None:
-        moment, picture = item
+    def __call__(self, item: _Drawn) -> None:
+        moment, picture, faces = item
         if moment.index != self.next:
             raise RestoreError(
                 "Frames came out of order",
@@ -466,7 +472,7 @@ class _Segments:
         if self.writer is None:
             plan = self.job.plan
             self.writer = SegmentWriter(self.job.folder, plan.encoding, plan.made, moment.index // each, moment.index)
-        self.writer.write(picture, moment.pts)
+        self.writer.write(picture, moment.pts, faces)
         self.next += 1
         if self.next % each == 0:
             self._close()

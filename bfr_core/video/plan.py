@@ -143,7 +143,12 @@ def plan_film(source: Path, target: Path, options: FilmOptions | None = None, *,
     trial(encoding, made)
     if options.encode.crf is None:
         encoding = follow_input(
-            info, encoding, options.segment_frames, rate=options.rate, window=options.window, on_damage=options.on_damage
+            info,
+            encoding,
+            options.segment_frames,
+            rate=options.rate,
+            window=options.window,
+            on_damage=options.on_damage,
         )
     folder = folder or target.with_name(target.name + JOB_SUFFIX)
     _check_space(info, target, folder, options.window)
