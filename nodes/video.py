@@ -18,7 +18,7 @@ from .detect import check_faces
 from .host import FilmBar, film_runtime, join_image, side_by_side, split_image
 from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, method_input
 from .people import person_in
-from .restore import SEED, SEED_HELP, colours_input, within_input
+from .restore import SEED, SEED_HELP, colours_input, grain_input, within_input
 from .settings import chosen_settings, fidelity_input, settings_input
 from .types import FILM, DetectorSocket, Faces, FacesSocket, RestorerSocket, TrackChoice, TracksSocket
 from .upscaling import host_upscaler, larger_alpha, upscale_inputs
@@ -91,6 +91,7 @@ def more_inputs() -> list[Any]:
         fidelity_input(),
         *upscale_inputs(),
         settings_input(),
+        grain_input(),
     ]  # fmt: skip
 
 
@@ -226,6 +227,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         upscale: str = "1",
         upscale_model: Any = None,
         settings: Mapping[str, Any] | None = None,
+        grain: float = 1.0,
     ) -> io.NodeOutput:
         """Analyse, render and join, or go on with it."""
         from ..bfr_core.video.plan import FilmModels, FilmOptions
@@ -252,7 +254,13 @@ class RestoreFacesInVideo(io.ComfyNode):
             scan=scan,
             choice=choice,
             render=RenderOptions(
-                strength=strength, seed=seed, deflicker=deflicker, colours=colours, settings=chosen, within=within
+                strength=strength,
+                seed=seed,
+                deflicker=deflicker,
+                colours=colours,
+                settings=chosen,
+                within=within,
+                grain=grain,
             ),
             encode=encode,
             on_damage=on_damage,
@@ -350,6 +358,7 @@ class RestoreFacesInFrames(io.ComfyNode):
         upscale: str = "1",
         upscale_model: Any = None,
         settings: Mapping[str, Any] | None = None,
+        grain: float = 1.0,
     ) -> io.NodeOutput:
         """Restore the batch as one film."""
         from ..bfr_core.video.frames import restore_frames
@@ -368,7 +377,13 @@ class RestoreFacesInFrames(io.ComfyNode):
             scan=ScanOptions() if given is None else EVERY_FRAME,
             choice=make_choice(all_faces, person, detector, faces=first),
             render=RenderOptions(
-                strength=strength, seed=seed, deflicker=deflicker, colours=colours, settings=chosen, within=within
+                strength=strength,
+                seed=seed,
+                deflicker=deflicker,
+                colours=colours,
+                settings=chosen,
+                within=within,
+                grain=grain,
             ),
             upscale=int(upscale),
             upscaler=host_upscaler(upscale_model),

@@ -26,7 +26,8 @@ _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
 _FILMS_ONLY = {
     "restart": False, "job": None, "keep_faces": None, "tracks": (), "except_tracks": (), "persons": (), "region": None,
     "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": None, "preset": "medium",
-    "drop_streams": (), "stream": None, "on_damage": "stop", "frame_rate": None, "from_second": 0.0, "seconds": None,
+    "drop_streams": (), "stream": None, "on_damage": "stop", "deinterlace": "off", "frame_rate": None,
+    "from_second": 0.0, "seconds": None,
 }  # fmt: skip
 """Options that pictures do not take, and what they are where nobody gives them."""
 
@@ -99,7 +100,7 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-faces", type=_gigabytes, metavar="GB",
         help="keep restored faces in the job's folder, at most so many GB: the next run of that job with this option "
-        "restores them not again where only strength, feather, colours, deflicker or whom to restore has changed",
+        "restores them not again where only strength, feather, colours, grain, deflicker or whom to restore changed",
     )  # fmt: skip
     group.add_argument("--tracks", type=_numbers, default=(), metavar="N,N", help="restore these tracks and no others")
     group.add_argument("--except-tracks", type=_numbers, default=(), metavar="N,N", help="leave these tracks alone")
@@ -132,6 +133,11 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--on-damage", choices=["stop", "hold", "skip"], default="stop",
         help="frames that cannot be decoded: stop, show the one before them on, or leave them out (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--deinterlace", choices=["off", "frame", "field"], default="off",
+        help="interlaced films: keep their fields, make one whole picture of each two, or two at double rate "
+        "(%(default)s)",
     )  # fmt: skip
     group.add_argument("--frame-rate", type=_rate, metavar="N", help="of films without time stamps, such as 25")
     group.add_argument(
@@ -213,6 +219,7 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
         render=RenderOptions(
             strength=args.strength,
             feather=options.feather,
+            grain=options.grain,
             seed=args.seed,
             settings=options.settings,
             deflicker=args.deflicker,
@@ -225,6 +232,7 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
         on_damage=args.on_damage,
         rate=args.frame_rate,
         window=window,
+        deinterlace=args.deinterlace,
         keep_faces=int((args.keep_faces or 0) * 1e9),
         upscale=options.upscale,
         upscaler=options.upscaler,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputMediaError
-from .formats import demuxers
+from .formats import demuxers, misnamed
 from .pyav import disposition, open_input, side_data
 from .scaling import ACCURATE
 
@@ -68,6 +68,8 @@ def open_clip(path: Path) -> Any:
         if _lacks_index(path):
             found = "it ends before its index (no 'moov' box): a recording or copy that was cut off"
             raise unreadable(path, found, "Get a whole copy, or repair it with a tool made for that") from error
+        if told := misnamed(path):
+            raise unreadable(path, f"{told}; expected a film", "Name it for what it is") from error
         if getattr(error, "errno", None) == errno.EINVAL:
             found = f"FFmpeg takes it for a format that is not read here ({error}); expected one of {demuxers()}"
             raise unreadable(path, found, "Convert the clip to MP4 or MKV") from error

@@ -22,6 +22,14 @@ from .types import VideoInfo
 ENCODERS = {"h264": "libx264", "h265": "libx265", "vp9": "libvpx-vp9", "ffv1": "ffv1", "prores": "prores_ks"}
 """Names of codecs that can be asked for, and their encoders."""
 
+FIELDS = ("h264", "ffv1", "prores")
+"""Those that keep the two fields of a frame, and say which comes first."""
+
+_NO_FIELDS = {
+    "h265": "x265 codes each field as a picture of its own, which FFmpeg and players show as frames of their own",
+    "vp9": "VP9 knows no fields",
+}
+
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 _HOLDS = {each.name: each.codecs for each in FILMS if each.write}
@@ -115,7 +123,7 @@ def choose_encoding(
     name = _choose_codec(info, target, container, settings, notes)
     encoder = ENCODERS[name]
     pix_fmt = _choose_format(info, encoder, settings.pix_fmt, notes)
-    options = _options(name, pix_fmt, settings, gop)
+    options = _options(name, pix_fmt, settings, gop) | (_field_options(name, info.fields) if info.fields else {})
     if name == "h265" and info.hdr and (light := mastering(info)):
         options["x265-params"] += ":" + light
         notes.append("the mastering display's data are carried over")
@@ -156,6 +164,9 @@ def _choose_codec(info: VideoInfo, target: Path, container: str, settings: Encod
     if name == "auto":
         if container == "webm":
             name = "vp9"
+        elif info.fields:
+            deep = {"matroska": "ffv1", "mov": "prores"} if info.depth > 10 else {}
+            name = deep.get(container, "h264")
         elif container == "matroska" and info.codec == "ffv1":
             name = "ffv1"
         else:
@@ -163,6 +174,14 @@ def _choose_codec(info: VideoInfo, target: Path, container: str, settings: Encod
             if name == "h265":
                 why = "its colours are HDR" if info.hdr else f"it has {info.depth} bits a colour"
                 notes.append(f"it is encoded as H.265, because {why}")
+    if info.fields and name not in FIELDS:
+        raise OutputMediaError(
+            f"Cannot write {target} as {name}",
+            found=f"{info.path} is interlaced, and {_NO_FIELDS.get(name, f'{name} has no fields')}; expected one of "
+            f"{', '.join(FIELDS)}",
+            kept="Nothing was started and no file was changed",
+            todo="Choose one of these in .mkv or .mov, or deinterlace the film (--deinterlace field)",
+        )
     if name not in _HOLDS[container]:
         fits = suffixes([each for each in FILMS if name in each.codecs], write=True)
         found = f"{target.suffix} files hold {', '.join(sorted(_HOLDS[container]))}"
@@ -238,7 +257,7 @@ def _choose_format(info: VideoInfo, encoder: str, asked: str, notes: list[str]) 
         odd_one = name.startswith(("nv", "p0", "p2", "p4")) or get.across > 2 or get.down > 2
         if odd_one and name != source:
             continue
-        halved = (get.across > 1 and info.width % 2) or (get.down > 1 and info.height % 2)
+        halved = (get.across > 1 and info.width % 2) or (get.down > 1 and info.height % (4 if info.fields else 2))
         if halved and encoder in ("libx264", "libx265"):
             refused_odd |= name == source
             continue
@@ -255,7 +274,8 @@ def _choose_format(info: VideoInfo, encoder: str, asked: str, notes: list[str]) 
         raise _refuse(f"Cannot use this pixel format with {encoder}", found, "Use one of these")
     chosen = min(fits)[2] if asked == "auto" else asked
     if refused_odd and asked == "auto":
-        notes.append(f"its {' and '.join(odd)} is odd, so it is encoded as {chosen}, which some players cannot show")
+        what = f"its {' and '.join(odd)} is odd" if odd else f"its {info.height} lines cannot be halved in each field"
+        notes.append(f"{what}, so it is encoded as {chosen}, which some players cannot show")
     lost = _losses(have, _traits(chosen))
     if lost:
         notes.append(f"{source} becomes {chosen}: {', '.join(text for _, text in lost)}")
@@ -285,6 +305,19 @@ def _options(name: str, pix_fmt: str, settings: EncodeSettings, gop: int) -> dic
         return {"level": "3", "slices": "4", "slicecrc": "1", "coder": "1", "context": "0", "g": "1"}
     # By number, as PyAV 14 knows no other way: 4 is 4444, 3 is 422 HQ.
     return {"profile": "4" if "444" in pix_fmt else "3", "vendor": "apl0"}
+
+
+def _field_options(name: str, fields: str) -> dict[str, str]:
+    """Return what an encoder, and the container's header, are told of fields that are stored line by line.
+
+    Source:
+        FFmpeg's own program: of interlaced frames it says TB or BT, which Matroska and MOV call interleaved.
+    """
+    order = {"field_order": "tb" if fields == "tff" else "bt"}
+    if name == "h264":
+        # By the frames alone x264 numbers the fields of both orders as if the top one came first.
+        return order | {"flags": "+ildct+ilme", "x264-params": f"{fields}=1"}
+    return order if name == "ffv1" else order | {"flags": "+ildct+ilme"}
 
 
 def mastering(info: VideoInfo) -> str:

@@ -167,7 +167,7 @@ class _Film:
             self.video, (self.info.width, self.info.height), self.pts + self.shift, self.info.time_base,
             self.encoding.container in ("mp4", "mov"),
             list(self.copied.values()), [sound.heard for sound in self.sounds.values()],
-            len(self.chapters), self.metadata, float(self._offset), tuple(self.notes),
+            len(self.chapters), self.metadata, float(self._offset), tuple(self.notes), self.info.fields,
         )  # fmt: skip
 
     def _choose_shift(self) -> int:
@@ -267,7 +267,9 @@ class _Film:
             index = packet.stream.index  # that of a packet without data, which empties a decoder, is told here alone
             if index == self.info.video:
                 shown = packet.pts if packet.pts is not None else packet.dts
-                if shown == int(self.pts[-1]) and packet.duration:
+                # A film with a picture for each field counts in halves of the clip's ticks.
+                same = packet.time_base == self.info.time_base
+                if same and shown == int(self.pts[-1]) and packet.duration:
                     self.last = packet.duration
             stamp = packet.dts if packet.dts is not None else packet.pts
             # The last frame waits for the end, where its duration is known.

@@ -101,6 +101,8 @@ class VideoInfo:
     """Time stamp of the first frame; None where the clip has none."""
     joints: tuple[Joint, ...] = ()
     """Where its times start anew: what lies behind is moved, so that all of them ascend."""
+    fields: str = ""
+    """Which of a frame's two fields comes first, 'tff' the top or 'bff' the bottom one; '' where frames are whole."""
 
     @property
     def hdr(self) -> bool:
@@ -131,6 +133,8 @@ class VideoFrame:
     """The decoder's frame, upright, in its own pixel format."""
     pts: int = 0
     """In the clip's time base; 0 where the frame comes from no clip."""
+    whole: Any = None
+    """The frame of two fields, where `picture` is one of them; see `fields`."""
 
 
 @dataclass(slots=True)

@@ -15,9 +15,12 @@ import numpy as np
 from ..errors import OutputMediaError
 from ..media.clips import OPEN_OPTIONS
 from ..media.pyav import chapters, open_input
+from .fields import ORDERS, Orders
 from .sound import Heard, samples_of
 from .types import ProgressCallback, no_progress
 
+_HEADERS = {2: "tff", 3: "bff", 4: "tff", 5: "bff"}
+"""FFmpeg's AVFieldOrder, stored field by field or line by line."""
 _MILLISECOND = Fraction(1, 1000)
 
 
@@ -79,6 +82,8 @@ class Written:
     shift_s: float
     """What all stamps were moved by."""
     notes: tuple[str, ...]
+    fields: str = ""
+    """Which field comes first, 'tff' or 'bff'; '' where frames are whole."""
 
 
 def verify(
@@ -146,6 +151,7 @@ def _compare_frames(
     stream = container.streams[written.video]
     stream.thread_type = "AUTO"
     base, worst, count, total = Fraction(stream.time_base), Fraction(0), 0, len(written.pts)
+    orders, first = Orders(), ""
     allowed = Fraction(0) if written.exact else _MILLISECOND / 2
     for frame in container.decode(stream):
         check_cancel()
@@ -155,6 +161,10 @@ def _compare_frames(
             if (frame.width, frame.height) != written.size:
                 found, expected = ("{} x {}".format(*size) for size in ((frame.width, frame.height), written.size))
                 raise _Mismatch(f"frame {count} has {found} pixels, expected {expected}")
+            order = orders(frame)
+            first = first or order
+            if order and not written.fields:
+                raise _Mismatch(f"frame {count} is marked as interlaced, expected whole frames")
             if frame.pts is None or frame.is_corrupt:
                 raise _Mismatch(f"frame {count} is damaged")
             expected = int(written.pts[count]) * written.time_base
@@ -165,6 +175,11 @@ def _compare_frames(
         count += 1
     if count != total:
         raise _Mismatch(f"{count} frames can be decoded, expected {total}")
+    # The header's word, where it has one; before PyAV 18 it is not told.
+    header = _HEADERS.get(getattr(stream.codec_context, "field_order", 0), first)
+    if wrong := [order for order in (first, header) if order != written.fields]:
+        found = ORDERS.get(wrong[0], "whole frames")
+        raise _Mismatch(f"its fields are marked as {found}, expected {ORDERS[written.fields]}")
     on_progress("verify", count, total)
     return float(worst)
 

@@ -329,12 +329,6 @@ def test_row28_frames_beyond_all_measure_are_refused(tmp_path, monkeypatch):
         probe(path)
 
 
-def test_row30_interlaced_pictures_are_noted_once(tmp_path):
-    path = media.write_clip(tmp_path / "a.mp4", options={"x264-params": "tff=1"})
-    found, _ = read(path)
-    assert [note for note in (*found.info.notes, *found.notes) if "interlaced" in note] == [found.info.notes[0]]
-
-
 @pytest.mark.parametrize(
     ("name", "codec", "stored", "given"),
     [("a.mov", "prores_ks", "yuva444p10le", None), ("a.mov", "qtrle", "argb", "gbrap"),
