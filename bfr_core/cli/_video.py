@@ -26,8 +26,8 @@ _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
 _FILMS_ONLY = {
     "restart": False, "job": None, "keep_faces": None, "tracks": (), "except_tracks": (), "persons": (), "region": None,
     "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": None, "preset": "medium",
-    "drop_streams": (), "stream": None, "on_damage": "stop", "deinterlace": "off", "frame_rate": None,
-    "from_second": 0.0, "seconds": None,
+    "drop_streams": (), "stream": None, "on_damage": "stop", "deinterlace": "off", "drop_alpha": False,
+    "frame_rate": None, "from_second": 0.0, "seconds": None,
 }  # fmt: skip
 """Options that pictures do not take, and what they are where nobody gives them."""
 
@@ -124,6 +124,11 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--codec", default="auto", help="auto, h264, h265, vp9, ffv1 or prores (%(default)s)")
     group.add_argument(
         "--crf", type=_crf, metavar="N", help="quality of the film, less is better (auto: about as large as the input)"
+    )
+    group.add_argument(
+        "--drop-alpha",
+        action="store_true",
+        help="leave transparency out, which is kept otherwise, or refused where the output cannot hold it",
     )
     group.add_argument("--preset", default="medium", help="speed of the encoder: ultrafast to veryslow (%(default)s)")
     group.add_argument(
@@ -226,7 +231,7 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
             colours=args.colours,
         ),
         drift_limit=options.drift_limit,
-        encode=EncodeSettings(codec=args.codec, crf=args.crf, preset=args.preset),
+        encode=EncodeSettings(codec=args.codec, crf=args.crf, preset=args.preset, drop_alpha=args.drop_alpha),
         stream=args.stream,
         drop=args.drop_streams,
         on_damage=args.on_damage,

@@ -25,8 +25,8 @@ from ..media.luma import luma
 
 PATCH = 16
 """Side of the patches in pixels: grain that goes together over more than half of it is not grain."""
-_PATCHES = 3000
-"""About so many are looked at: strength is then known to 2 %."""
+_PATCHES, _SPECTRA = 1500, 400
+"""About so many are looked at, and so many make the spectrum: strength is then known to 3 %."""
 _LEVELS = 10
 """Steps of brightness at which strength is measured."""
 _FEW = 6
@@ -51,7 +51,10 @@ _EVEN, _STRAIGHT = 6.0, 0.55
 """Most by which quarters of a patch may differ in variance, and most of its slopes that may point one way."""
 _CLIPPED = 0.02
 """Distance from black and white within which grain is cut off."""
-_TILE = 512
+_SMOOTHED = (0.2, 0.4)
+"""Power of a face's own grain, as a share of what its brightness lets expect, up to which the face was smoothed before
+and gets all of it, and from which on it has what it is to have."""
+_TILE = 320
 """Largest side of what is drawn; larger faces repeat it, which nobody sees of noise."""
 
 
@@ -60,7 +63,8 @@ class Grain:
     """How a picture is grained."""
 
     spectrum: Tensor
-    """(PATCH, PATCH, 3, 3) complex: power of each frequency and what its colours share, of unit variance in all."""
+    """(PATCH, PATCH, C, C) complex: power of each frequency and what its colours share, of unit variance; of gray
+    pictures C is 1, else 3."""
     levels: Tensor
     """(_LEVELS,) standard deviation at brightnesses from 0 to 1."""
 
@@ -78,7 +82,7 @@ class _Patches:
     """Patches of a picture, each less its smooth part."""
 
     rest: Tensor
-    """(N, 3, PATCH, PATCH)."""
+    """(N, C, PATCH, PATCH)."""
     light: Tensor
     """(N,) mean brightness."""
     power: Tensor
@@ -175,21 +179,22 @@ def _patches(picture: Tensor) -> _Patches:
     """Cut a picture of at least one patch into patches, about `_PATCHES` of them, and tell which are flat."""
     height, width = picture.shape[-2:]
     step = max(PATCH // 2, math.ceil(math.sqrt(height * width / _PATCHES)))
-    cut = picture.unfold(1, PATCH, step).unfold(2, PATCH, step)
+    gray = bool((picture[0] == picture[1]).all() and (picture[0] == picture[2]).all())
+    cut = (picture[:1] if gray else picture).unfold(1, PATCH, step).unfold(2, PATCH, step)
     rows, columns = cut.shape[1:3]
-    cut = cut.permute(1, 2, 0, 3, 4).reshape(-1, 3, PATCH * PATCH)
+    cut = cut.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(2)
     smooth = _smooth_basis().to(picture)
     rest = cut - (cut @ smooth) @ smooth.T
     power = rest.square().sum(-1).mean(1) / (PATCH * PATCH - smooth.shape[1])
-    light = luma(cut.unflatten(-1, (PATCH, PATCH))).flatten(1)
+    light = _light(cut.unflatten(-1, (PATCH, PATCH))).flatten(1)
     mean = light.mean(1)
     clipped = ((light < _CLIPPED) | (light > 1 - _CLIPPED)).float().mean(1) > 0.02
     rest = rest.unflatten(-1, (PATCH, PATCH))
-    gray = luma(rest)[:, 0]
+    shade = _light(rest)[:, 0]
     half = PATCH // 2
     quarters = rest.square().mean(1).unflatten(1, (2, half)).unflatten(3, (2, half)).mean((2, 4)).flatten(1)
     uneven = quarters.amax(1) > _EVEN * quarters.amin(1).clamp(min=1e-12)
-    x, y = gray[:, :-1, 1:] - gray[:, :-1, :-1], gray[:, 1:, :-1] - gray[:, :-1, :-1]
+    x, y = shade[:, :-1, 1:] - shade[:, :-1, :-1], shade[:, 1:, :-1] - shade[:, :-1, :-1]
     xx, yy, xy = x.square().mean((1, 2)), y.square().mean((1, 2)), (x * y).mean((1, 2))
     straight = ((xx - yy) ** 2 + 4 * xy**2).sqrt() > _STRAIGHT * (xx + yy).clamp(min=1e-12)
     corners = torch.cartesian_prod(torch.arange(rows) * step, torch.arange(columns) * step).reshape(-1, 2)
@@ -208,7 +213,8 @@ def _grain(patches: _Patches) -> Grain | None:
         return None
     spectrum = _spectrum(patches.rest[used], patches.power[used])
     # The variance of a patch varies by so much where there is grain alone: what varies more is something else.
-    spread = math.sqrt(2 * float(spectrum.abs().square().sum()) / float(_power(spectrum).sum() * 3) ** 2)
+    total = float(spectrum.diagonal(dim1=-2, dim2=-1).real.sum())
+    spread = math.sqrt(2 * float(spectrum.abs().square().sum())) / total
     even = max(1 - _LOWEST * spread, 0.3)
     used = _alike(patches, steps, (1 + 2 * spread) / even)
     spectrum = _spectrum(patches.rest[used], patches.power[used])
@@ -256,15 +262,13 @@ def _rising(value: float, span: tuple[float, float]) -> float:
     return float(_ramp(torch.tensor(value), *span))
 
 
-def _power(spectrum: Tensor) -> Tensor:
-    """Return the mean power of the colours at each frequency, (PATCH, PATCH)."""
-    return spectrum.diagonal(dim1=-2, dim2=-1).real.mean(-1)
-
-
 def _spectrum(rest: Tensor, power: Tensor) -> Tensor:
-    """Return the mean cross power of patches that were brought to unit variance, (PATCH, PATCH, 3, 3) complex."""
+    """Return the mean cross power of patches that were brought to unit variance, (PATCH, PATCH, C, C) complex."""
+    every = max(len(rest) // _SPECTRA, 1)
+    rest, power = rest[::every], power[::every]
     unit = torch.fft.fft2(rest / power.clamp(min=1e-12).sqrt()[:, None, None, None]) / PATCH
-    return torch.einsum("nahw,nbhw->hwab", unit, unit.conj()) / len(rest)
+    unit = unit.permute(2, 3, 1, 0)
+    return unit @ unit.mH / len(rest)
 
 
 def _left(
@@ -272,31 +276,47 @@ def _left(
 ) -> Tensor | None:
     """Return the spectrum of what grain a restored face has of its own, relative to that of the picture.
 
-    It is looked at where the picture was flat, as elsewhere detail would be taken for it.
+    It is looked at where the picture was flat, as elsewhere detail would be taken for it. Even there skin has some,
+    which the input shows beside its grain.
     """
     rows, columns = (found.corners[:, axis] + around[1 - axis] for axis in (0, 1))
     middle = shown[rows + PATCH // 2, columns + PATCH // 2]
-    inside = found.flat & (middle > 0.9 * shown.max()) & (grain.at(found.light) > 0)
-    if int(inside.sum()) < _FEW:
+    inside = (found.flat & (middle > 0.9 * shown.max()) & (grain.at(found.light) > 0)).nonzero()[:, 0]
+    if len(inside) < _FEW:
         return None
+    inside = inside[:: max(len(inside) // _SPECTRA, 1)]
     places = zip(rows[inside].tolist(), columns[inside].tolist(), strict=True)
-    cut = torch.stack([after[:, row : row + PATCH, column : column + PATCH] for row, column in places])
+    colours = found.rest.shape[1]
+    cut = torch.stack([after[:colours, row : row + PATCH, column : column + PATCH] for row, column in places])
     smooth = _smooth_basis().to(after)
     flat = cut.flatten(2)
     rest = (flat - (flat @ smooth) @ smooth.T).unflatten(-1, (PATCH, PATCH))
     power = rest.square().mean((1, 2, 3))
     calm = power <= torch.quantile(power, 0.5)  # the other half may show what the restorer added
-    expected = grain.at(found.light[inside][calm])
-    return _spectrum(rest[calm], expected.square())
+    expected = grain.at(found.light[inside][calm]).square()
+    own = _spectrum(found.rest[inside][calm], expected)
+    # A face that has less grain than its brightness tells, as in print, is to keep it so; one with hardly any was
+    # smoothed before.
+    share = float(own.diagonal(dim1=-2, dim2=-1).real.mean())
+    share += (1 - share) * _rising(-share, (-_SMOOTHED[1], -_SMOOTHED[0]))
+    goal = grain.spectrum * min(share, 1.0)
+    return grain.spectrum - goal + _spectrum(rest[calm], expected) - _positive(own - goal)
+
+
+def _positive(spectrum: Tensor) -> Tensor:
+    """Return the part of Hermitian matrices that is a power."""
+    values, vectors = torch.linalg.eigh(spectrum)
+    return (vectors * values.clamp(min=0)[..., None, :]) @ vectors.mH
 
 
 def _root(grain: Grain, left: Tensor | None) -> Tensor | None:
-    """Return what white noise is multiplied by at each frequency, (PATCH, PATCH, 3, 3); None where nothing lacks."""
+    """Return what white noise is multiplied by at each frequency, (PATCH, PATCH, C, C); None where nothing lacks."""
     missing = grain.spectrum if left is None else grain.spectrum - left
     values, vectors = torch.linalg.eigh(missing.to(torch.complex128))
     values = values.clamp(min=0)
-    if float(values.sum(-1).mean()) < 0.03:  # of 3, the variance of the three colours
+    if float(values.mean()) < 0.01:  # of the variance of one
         return None
+    values = values / max(float(values.mean()), 1.0)
     root = (vectors * values.sqrt()[..., None, :]) @ vectors.mH
     return root / _smoothing_loss(root)
 
@@ -320,17 +340,23 @@ def _smoothing_loss(root: Tensor) -> float:
 
 
 def _drawn(root: Tensor, shape: Sequence[int], seed: int) -> Tensor:
-    """Return grain of unit strength, (3, *shape) float32."""
+    """Return grain of unit strength, (C, *shape) float32."""
     height, width = (min(_TILE, max(math.ceil(side / 64) * 64, 64)) for side in shape)
-    white = torch.randn(3, height, width, generator=torch.Generator().manual_seed(seed))
+    colours = root.shape[-1]
+    white = torch.randn(colours, height, width, generator=torch.Generator().manual_seed(seed))
     # The root on a grid of 16 frequencies is a kernel of 16 pixels, which is then as good as on any other grid.
     kernel = torch.fft.fftshift(torch.fft.ifft2(root.permute(2, 3, 0, 1)).real.float(), dim=(-2, -1))
-    padded = torch.zeros(3, 3, height, width)
+    padded = torch.zeros(colours, colours, height, width)
     padded[..., :PATCH, :PATCH] = kernel
     response = torch.fft.rfft2(padded)
-    tile = torch.fft.irfft2(torch.einsum("abhw,bhw->ahw", response, torch.fft.rfft2(white)), s=(height, width))
+    tile = torch.fft.irfft2((response * torch.fft.rfft2(white)).sum(1), s=(height, width))
     times = (math.ceil(shape[0] / height), math.ceil(shape[1] / width))
     return tile.repeat(1, *times)[:, : shape[0], : shape[1]]
+
+
+def _light(picture: Tensor) -> Tensor:
+    """Return the brightness of (..., C, H, W) as (..., 1, H, W)."""
+    return picture if picture.shape[-3] == 1 else luma(picture)
 
 
 def _calm(light: Tensor) -> Tensor:

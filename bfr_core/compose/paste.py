@@ -28,7 +28,7 @@ _BAND = 0.06
 """Width of the cross-fade between two faces, as a share of the crop's side: hard borders would show."""
 
 _KEEP_SCALE = 1.5
-"""Crop pixels per frame pixel that plain bilinear sampling stands; beyond it the crop is shrunk with an antialias."""
+"""Crop pixels per frame pixel that sampling alone stands; beyond it the crop is shrunk with an antialias."""
 
 _STRIP = 64
 """Rows computed at once: a third less memory at the peak than whole faces, at the same speed."""
@@ -120,17 +120,23 @@ def composite(
             for number in neighbours:
                 weight *= _share(position, places[number], strip, frame, shapes[number], feather)
             weight *= strength
-            region = (..., slice(strip.y0, strip.y1), slice(strip.x0, strip.x1))
-            patch = F.grid_sample(face[None], position, mode="bilinear", padding_mode="border", align_corners=False)[0]
+            shows = weight.amax(0).nonzero()
+            if not len(shows):
+                continue
+            left, right = int(shows[0]), int(shows[-1]) + 1
+            weight, position = weight[:, left:right], position[:, :, left:right]
+            region = (..., slice(strip.y0, strip.y1), slice(strip.x0 + left, strip.x0 + right))
+            patch = F.grid_sample(face[None], position, mode="bicubic", padding_mode="border", align_corners=False)[0]
             if kept:
-                patch.add_(frame[region], alpha=kept).clamp_(0, 1)
+                patch.add_(frame[region], alpha=kept)
+            patch.clamp_(0, 1)  # a cubic overshoots
             # The difference is taken from the input, not from what a neighbour has already written: the shares of
             # overlapping faces sum to at most one, so the order of the faces does not matter. Where the weight is
             # zero exactly zero is added, which changes no bit.
             out[region] += patch.sub_(frame[region]).mul_(weight)
             blended[region] += weight
             if grain:
-                shown[-1][strip.y0 - place.y0 : strip.y1 - place.y0] = weight
+                shown[-1][strip.y0 - place.y0 : strip.y1 - place.y0, left:right] = weight
     if grain:
         add_grain(frame, out, [(place.box, part) for place, part in zip(places, shown, strict=True)], seeds, grain)
     return out, blended.clamp_(0, 1)

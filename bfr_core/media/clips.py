@@ -27,6 +27,9 @@ _DEFAULT, _ATTACHED = 1, 0x400
 """Flags of FFmpeg's AV_DISPOSITION: the stream to take of several, and the cover of a sound file."""
 
 _COVERS = {"mjpeg", "png", "bmp", "gif", "tiff", "webp"}
+_CLEAR = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that read transparency, by the names of those that do not."""
+
 _TURNS = ("", "a quarter turn clockwise", "half a turn", "a quarter turn counterclockwise")
 
 
@@ -142,6 +145,24 @@ def moving_streams(container: Any) -> list[Any]:
 # Frames
 
 
+def says_clear(stream: Any) -> bool:
+    """Return whether a stream's header says that it has transparency beside its pictures, as WebM's does."""
+    return any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items())
+
+
+def decoder_of(stream: Any) -> Any:
+    """Return the decoder of a video stream where the usual one does not give all of it; None elsewhere.
+
+    VP8 and VP9 hold transparency as a second picture beside each, which FFmpeg's own decoders leave out.
+    """
+    import av.codec
+
+    name = _CLEAR.get(stream.codec_context.name if stream.codec_context else "")
+    if name not in av.codec.codecs_available or not says_clear(stream):
+        return None
+    return av.codec.CodecContext.create(name, "r")
+
+
 def read_frames(
     container: Any,
     stream: Any,
@@ -167,6 +188,7 @@ def read_frames(
 
     wanted = (stream,) if streams is None else tuple(streams)
     packets, broken, failed = container.demux(*wanted), 0, 0
+    clear = decoder_of(stream)
     while True:
         try:
             packet = next(packets)
@@ -186,7 +208,7 @@ def read_frames(
         if packet.stream.index != stream.index:
             continue
         try:
-            frames = packet.decode()
+            frames = packet.decode() if clear is None else clear.decode(packet)
         except av.error.EOFError:
             return
         except (av.error.FFmpegError, ValueError) as error:

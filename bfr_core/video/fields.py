@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 
 Deinterlace = Literal["off", "frame", "field"]
 DEINTERLACE: tuple[Deinterlace, ...] = ("off", "frame", "field")
-DEINTERLACE_HELP = (
-    "interlaced films: off keeps their fields, frame makes one whole picture of each two, field makes two, at double "
-    "rate"
-)
-
 ORDERS = {"tff": "top field first", "bff": "bottom field first"}
 
 _LEAST = (3, 4)

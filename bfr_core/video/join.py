@@ -167,7 +167,8 @@ class _Film:
             self.video, (self.info.width, self.info.height), self.pts + self.shift, self.info.time_base,
             self.encoding.container in ("mp4", "mov"),
             list(self.copied.values()), [sound.heard for sound in self.sounds.values()],
-            len(self.chapters), self.metadata, float(self._offset), tuple(self.notes), self.info.fields,
+            len(self.chapters), self.metadata, float(self._offset), tuple(self.notes),
+            self.info.fields, self.info.alpha and self.encoding.has_alpha,
         )  # fmt: skip
 
     def _choose_shift(self) -> int:

@@ -12,6 +12,7 @@ from ..bounds import check_bounds
 from ..errors import OutputMediaError
 from ..restoration.fingerprint import fingerprint as fingerprint_of
 from ..restoration.options import UPSCALES
+from .alpha import is_transparent
 from .choose import TrackSelection
 from .encode import EncodeSettings, Encoding, check_level, choose_encoding, trial
 from .enlarge import enlarged_info
@@ -139,6 +140,8 @@ def plan_film(source: Path, target: Path, options: FilmOptions | None = None, *,
     info = probe(source, stream=options.stream)
     if info.start is None and options.rate is None:
         raise no_stamps(source)
+    if info.alpha and not is_transparent(info, rate=options.rate, window=options.window):
+        info = replace(info, alpha=False, notes=(*info.notes, "Its alpha channel is opaque throughout."))
     kept, notes = plan_streams(info, target, drop=options.drop)
     made, encoding = _encoded(info, target, options)
     folder = folder or target.with_name(target.name + JOB_SUFFIX)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputMediaError
-from ..media.clips import clock, moving_streams, open_clip, orientation, pick_video, read_frames, unreadable
+from ..media.clips import clock, moving_streams, open_clip, orientation, pick_video, read_frames, says_clear, unreadable
 from ..media.formats import misnamed
 from ..media.pyav import rational
 from .fields import Orders
@@ -165,7 +165,7 @@ def _remarks(info: VideoInfo, frame: Any, video: Any, stored: str) -> list[str]:
         notes.append("Its length is not known before the end.")
     if info.start is None:
         notes.append("Its frames have no time stamps, so a frame rate has to be given.")
-    if video.metadata.get("alpha_mode") == "1" and not info.alpha:
+    if says_clear(video) and not info.alpha:
         notes.append("Its transparency cannot be decoded and is lost.")
     if "f32" in stored or "f16" in stored:
         notes.append(f"Its samples are floating point ({stored}) and become 16-bit integers.")

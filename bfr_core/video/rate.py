@@ -158,7 +158,7 @@ def _stretch(
     frames: list[Any] = []
     reader = Reader(
         info, window=(place, math.inf), rate=options.rate, on_damage=options.on_damage,
-        fields_as="woven" if info.fields == made.fields else "first",
+        fields_as="first" if info.fields and not encoding.has_fields else "woven",
     )  # fmt: skip
     try:
         for moment in reader:

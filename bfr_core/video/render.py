@@ -316,7 +316,7 @@ class _Renderer:
         # One figure for all frames of a track: what is kept of its fine detail must not tremble.
         worth = [detail.worth(shown.track.facts.get("sharpness", 0.0)) for shown in held.faces]
         # What the frame shows draws its grain too: where a film holds a frame, the grain stands still as all else does.
-        shows = zlib.crc32((held.moment.rgb() * 255).round().to(torch.uint8).cpu().numpy().tobytes())
+        shows = zlib.crc32((before * 255).to(torch.uint8).cpu().numpy().tobytes()) if self.options.grain else 0
         seeds = [face_seed(track_seed(self.options, shown.track), shows, 0) for shown in held.faces]
         after, blended = composite(
             before, crops, fit_faces(faces, crops, self.upscale), masks=masks, strength=most,

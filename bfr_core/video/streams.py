@@ -286,4 +286,6 @@ def of_the_clip(metadata: dict[str, str]) -> dict[str, str]:
 
 def lasts(key: str) -> bool:
     """Tell whether a note on the pictures still holds of the restored ones; those on the encoded data do not."""
-    return key.lower() not in ("encoder", "rotate") and not key.startswith(("BPS", "DURATION", "NUMBER_OF_", "_STAT"))
+    return key.lower() not in ("encoder", "rotate", "alpha_mode") and not key.startswith(
+        ("BPS", "DURATION", "NUMBER_OF_", "_STAT")
+    )

@@ -95,6 +95,7 @@ class VideoInfo:
     primaries: int
     transfer: int
     alpha: bool
+    """It has transparency, which a plan knows to be in use: an alpha channel that is opaque throughout is none."""
     notes: tuple[str, ...] = ()
     """What a person should know of it: other video streams, missing durations, turned pixels."""
     start: int | None = None
@@ -161,6 +162,12 @@ class Scan:
     """(M, D) float32 of unit length, NaN in rows that the recogniser was not asked about; D may be 0."""
     sharpness: np.ndarray
     """(M,) float32, see `faces.quality`; NaN where not measured."""
+    likelihood: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(M,) float32 that it is a face, see `faces.check`; NaN where not looked at. Scans of before have none."""
+
+    def __post_init__(self) -> None:
+        if len(self.likelihood) != len(self.scores):
+            object.__setattr__(self, "likelihood", np.full(len(self.scores), np.nan, np.float32))
 
     def __len__(self) -> int:
         return len(self.times)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutputMediaError
-from ..media.clips import OPEN_OPTIONS
+from ..media.clips import OPEN_OPTIONS, read_frames
 from ..media.pyav import chapters, open_input
 from .fields import ORDERS, Orders
 from .sound import Heard, samples_of
@@ -84,6 +84,8 @@ class Written:
     notes: tuple[str, ...]
     fields: str = ""
     """Which field comes first, 'tff' or 'bff'; '' where frames are whole."""
+    alpha: bool = False
+    """Frames have transparency."""
 
 
 def verify(
@@ -153,7 +155,7 @@ def _compare_frames(
     base, worst, count, total = Fraction(stream.time_base), Fraction(0), 0, len(written.pts)
     orders, first = Orders(), ""
     allowed = Fraction(0) if written.exact else _MILLISECOND / 2
-    for frame in container.decode(stream):
+    for frame in read_frames(container, stream):
         check_cancel()
         if count % 16 == 0:
             on_progress("verify", count, total)
@@ -165,6 +167,8 @@ def _compare_frames(
             first = first or order
             if order and not written.fields:
                 raise _Mismatch(f"frame {count} is marked as interlaced, expected whole frames")
+            if written.alpha and not any(part.is_alpha for part in frame.format.components):
+                raise _Mismatch(f"frame {count} has no transparency")
             if frame.pts is None or frame.is_corrupt:
                 raise _Mismatch(f"frame {count} is damaged")
             expected = int(written.pts[count]) * written.time_base

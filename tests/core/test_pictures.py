@@ -411,7 +411,7 @@ def test_row17_phone_jpeg_with_a_second_picture(tmp_path: Path) -> None:
     assert back.kind == "jpeg"
     assert back.rgb.max() < 5
     notes = write_picture(tmp_path / "a.png", back)
-    assert any("behind the picture" in note for note in notes)
+    assert any("a second picture of 16 x 16 pixels" in note for note in notes)
 
 
 def test_row17_webp_alpha(tmp_path: Path) -> None:

@@ -201,6 +201,14 @@ def test_large_previews_show_the_new_face(tmp_path: Path) -> None:
     assert np.abs(preview - np.asarray(shrunk)).mean() < 2
 
 
+def test_a_damaged_gain_map_does_not_stop_the_picture(tmp_path: Path) -> None:
+    second = bytearray(jpeg(gain(), xmp(HDRGM)))
+    tables = second.index(b"\xff\xc4")
+    second[tables + 4 : tables + 24] = b"\xee" * 20
+    result, _ = restore(tmp_path / "a.jpg", joined(picture(), [bytes(second)], [0x030000, 0]))
+    assert result.endswith(second)
+
+
 def test_another_format_says_what_it_loses(tmp_path: Path) -> None:
     second = jpeg(gain(), xmp(HDRGM))
     (tmp_path / "a.jpg").write_bytes(joined(picture(), [second, jpeg(picture())], [0x030000, 0, 0x020003]))

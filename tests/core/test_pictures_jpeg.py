@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import struct
@@ -75,6 +76,13 @@ def far_difference(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return difference
 
 
+ARITHMETIC = (
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkSEw8UHRofHh0aHBwgJC4nICIsIxwcKDcpLDAx"
+    "NDQ0Hyc5PTgyPC4zNDL/2wBDAQkJCQwLDBgNDRgyIRwhMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIy"
+    "MjIyMjIyMjL/yQARCAAQABADASIAAhEBAxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwD+5eK9fpT/2Q=="
+)
+
+
 # Coded as the input was
 
 
@@ -133,6 +141,29 @@ def test_an_rgb_jpeg_stays_rgb(tmp_path: Path) -> None:
     with Image.open(tmp_path / "b.jpg") as image:
         assert bytes(layer[0] for layer in image.layer) == b"RGB"
     assert far_difference(read_picture(tmp_path / "b.jpg").rgb, picture.rgb).max() <= 2
+
+
+def test_rare_sampling_is_noted(tmp_path: Path) -> None:
+    # Sampling of 4 by 1, which Pillow does not write, put into the header of a smaller picture, of no meaning.
+    data = bytearray(jpeg(np.full((64, 64, 3), (200, 60, 90), np.uint8), subsampling=0))
+    place = data.index(b"\xff\xc0")
+    data[place + 11] = 0x41
+    struct.pack_into(">HH", data, place + 5, 8, 32)
+    picture = read_picture(store(tmp_path / "a.jpg", bytes(data)))
+    assert picture.rgb.shape == (8, 32, 3)
+    notes = write_picture(tmp_path / "b.jpg", picture)
+    assert any("sampling of its colours is rare" in note for note in notes)
+    assert read_picture(tmp_path / "b.jpg").rgb.shape == (8, 32, 3)
+
+
+def test_an_arithmetic_jpeg_becomes_a_usual_one(tmp_path: Path) -> None:
+    # 16 x 16 pixels of (200, 60, 90), by cjpeg -arithmetic -quality 75 of libjpeg-turbo 2.1.5.
+    source = base64.b64decode(ARITHMETIC)
+    picture = read_picture(store(tmp_path / "a.jpg", source))
+    assert np.abs(picture.rgb.astype(int) - (200, 60, 90)).max() <= 4
+    notes = write_picture(tmp_path / "b.jpg", picture)
+    assert notes == ("arithmetic coding, which few programs read, becomes Huffman coding",)
+    assert np.array_equal(read_picture(tmp_path / "b.jpg").rgb, picture.rgb)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -334,6 +365,8 @@ def test_what_stands_around_a_jpeg_is_carried(tmp_path: Path, orientation: int, 
 def test_face_regions_follow_a_picture_that_is_turned_or_enlarged(tmp_path: Path) -> None:
     picture = read_picture(store(tmp_path / "a.jpg", laden(6)))
     notes = write_picture(tmp_path / "a.png", picture)
+    # 300 pixels an inch across and 250 down, in the stored orientation.
+    assert read_picture(tmp_path / "a.png").beside.density == (9843, 11811, "metre")
     assert sorted(note.split(" is not")[0].split(" are not")[0] for note in notes) == [
         "APP5 and APP12 of the JPEG's maker or program",
         "IPTC and Photoshop's data",

@@ -344,8 +344,11 @@ def test_row31_transparency_is_kept_as_it_is(tmp_path, name, codec, stored, give
     assert np.array_equal(old[3], new[3]) and not np.array_equal(old[0], new[0])
 
 
-def test_row31_transparency_that_cannot_be_decoded_is_said(tmp_path):
+def test_row31_transparency_beside_vp9_is_decoded_or_said(tmp_path, monkeypatch):
     path = media.write_clip(tmp_path / "a.webm", 2, codec="libvpx-vp9", pix_fmt="yuva420p")
+    info = probe(path)
+    assert info.alpha and info.pix_fmt == "yuva420p"
+    monkeypatch.setattr("bfr_core.media.clips._CLEAR", {})
     info = probe(path)
     assert not info.alpha and "transparency" in " ".join(info.notes)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -18,7 +19,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from .. import metadata
 from . import jpeg_beside, jpeg_rest, jpeg_write, png_chunks, xmp
-from .beside import Beside, Chunk, Coding
+from .beside import Beside, Chunk, Coding, Density
 from .jpeg import Jpeg, split
 
 LARGEST_TIFF = 2**32 - 1
@@ -53,6 +54,9 @@ def encode(
         Exception: whatever the encoder raises.
     """
     beside, coding = beside or Beside(), coding or Coding()
+    if beside.density and beside.orientation >= 5 and not (kind == "jpeg" and coding.jpeg):
+        across, down, unit = beside.density
+        beside = replace(beside, density=Density(down, across, unit))
     if kind == "jpeg":
         return _encode_jpeg(pixels, icc, exif, beside, coding, quality).packed()
     packet = xmp.fitted(beside.xmp, beside.orientation, beside.factor) if beside.xmp else None

@@ -43,17 +43,24 @@ def require_process(path: Path, data: bytes) -> None:
     raise unreadable(path, found, "Save it as a PNG or TIFF of 16 bits with the program it comes from")
 
 
-def first_missing_row(jpeg: Jpeg) -> int | None:
+def first_missing_row(jpeg: Jpeg, last: tuple[int, ...]) -> int | None:
     """Return the row of pixels from which on a JPEG that ends properly lacks blocks; None where it is whole.
 
     What follows the last block of a scan is passed over by a decoder. So bytes are put in at the end of every scan:
     where they change the picture, a block was missing. Restart markers are counted besides, as a decoder that waits for
     one takes no other byte. Where a baseline file's last block holds anything, nothing can be missing.
 
+    Args:
+        jpeg: the file.
+        last: its last pixel, as Pillow decodes it.
+
     Raises:
         ValueError, OSError: the file is damaged.
     """
     frame, body = jpeg.frame, jpeg.body
+    if frame.process >= 9:
+        # Arithmetic coding leaves out its last zeros, so that any byte in their place changes a whole picture.
+        return None
     parts = list(scans(body, 0))
     if jpeg.restart_interval and not frame.progressive and len(parts) == 1:
         unit = (8, 8) if len(frame.components) == 1 else (8 * frame.across, 8 * frame.down)
@@ -63,16 +70,14 @@ def first_missing_row(jpeg: Jpeg) -> int | None:
             return min(frame.height - 1, (count + 1) * jpeg.restart_interval // across * unit[1])
     if frame.progressive and not _all_bits(frame, [header for header, *_ in parts]):
         return 0
-    whole = Jpeg(jpeg.head, jpeg.body, b"").bare()
-    seen = _decoded(whole)
-    if not frame.progressive and len(parts) == 1 and not np.isin(seen[-1, -1], _GRAY).all():
+    if not frame.progressive and len(parts) == 1 and not all(value in _GRAY for value in last):
         return None
     probed, place = [], 0
     for *_, end in parts:
         probed += [body[place:end], _PROBE]
         place = end
     longer = Jpeg(jpeg.head, b"".join([*probed, body[place:]]), b"").bare()
-    differing = np.flatnonzero((seen != _decoded(longer)).reshape(len(seen), -1).any(1))
+    differing = np.flatnonzero((_decoded(jpeg.bare()) != _decoded(longer)).reshape(frame.height, -1).any(1))
     return int(differing[0]) if differing.size else None
 
 

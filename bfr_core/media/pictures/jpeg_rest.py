@@ -101,18 +101,14 @@ def carry(new: Jpeg, stored: Jpeg, pixels: np.ndarray) -> Jpeg:
         stored: the file it was made from.
         pixels: (H, W, 1 or 3) uint8 of the new picture, in the orientation of `stored`.
 
-    Raises:
-        ValueError, OSError: a part cannot be decoded.
     """
     if not stored.rest:
         return new
     change = _change(stored, pixels)
     replaced: list[tuple[Part, bytes]] = []
     for part in parts(stored):
-        data = part.data
-        if change is not None and change.any() and part.jpeg and (part.gain_map or part.preview):
-            data = _gain(part.jpeg, pixels, change) if part.gain_map else _preview(part.jpeg, change)
-        replaced.append((part, data))
+        follows = change is not None and change.any() and part.jpeg and (part.gain_map or part.preview)
+        replaced.append((part, _following(part, part.jpeg, pixels, change) if follows else part.data))
     head = _with_lengths(new.head, [(len(part.data), len(data)) for part, data in replaced if part.jpeg])
     first = len(Jpeg(head, new.body, b"").packed())
     old_first = len(stored.packed()) - len(stored.rest)
@@ -125,6 +121,15 @@ def carry(new: Jpeg, stored: Jpeg, pixels: np.ndarray) -> Jpeg:
         place = part.end
     rest.append(stored.rest[place - old_first :])
     return Jpeg(_with_index(head, stored.head, places), new.body, b"".join(rest))
+
+
+def _following(part: Part, jpeg: Jpeg, pixels: np.ndarray, change: np.ndarray) -> bytes:
+    """Return a gain map or preview as it is after the picture's change; a damaged one as it is."""
+    try:
+        return _gain(jpeg, pixels, change) if part.gain_map else _preview(jpeg, change)
+    except Exception:
+        # Decoders have no error class of their own; the picture in front is whole and has to be written.
+        return part.data
 
 
 def _change(stored: Jpeg, pixels: np.ndarray) -> np.ndarray | None:

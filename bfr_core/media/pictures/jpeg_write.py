@@ -55,19 +55,17 @@ def follow(data: bytes, pixels: np.ndarray) -> bytes:
         image = Image.fromarray(pixels[..., 0] if channels == 1 else np.ascontiguousarray(pixels))
         keep_rgb = source.space == "RGB" and channels == 3
         return _encode_image(source, image, across, down, keep_rgb)
-    # A plane ends with whole blocks, whose last rows and columns no viewer shows; they are kept as well.
-    unit = (8, 8) if source.frame.progressive or b"\xff\xda" in jpeg.body[2:] else (8 * down, 8 * across)
+    # A plane ends with whole blocks, whose last rows and columns no viewer shows; they are kept as well. Scans of a
+    # single channel have no blocks beyond the picture's own.
+    single = source.frame.progressive or b"\xff\xda" in jpeg.body[2:]
+    unit = (8, 8) if single or channels == 1 else (8 * down, 8 * across)
+    if channels == 3 and not is_usual(source.frame):
+        unit = (1, 1)
     height, width = (-(-size // step) * step for size, step in zip(pixels.shape[:2], unit, strict=True))
     larger = _resized(jpeg, height, width).bare()
     planes = _planes(larger, source, (height, width))
     old = _open(jpeg.bare(), {1: "L", 3: "RGB"}[channels])
-    change = np.zeros((height, width, channels), np.float32)
-    change[: pixels.shape[0], : pixels.shape[1]] = _luma_chroma(pixels) - _luma_chroma(old)
-    for number, plane in enumerate(planes):
-        step = change[..., number]
-        if number and (across, down) != (1, 1):
-            step = cv2.resize(_padded(step, plane.shape, across, down), plane.shape[::-1], interpolation=cv2.INTER_AREA)
-        np.copyto(plane, np.rint(plane + step).clip(0, 255).astype(np.uint8), where=step != 0)
+    _put_change(planes, pixels, old, across, down)
     stored = [planes[0]]
     stored += [plane.repeat(down, 0).repeat(across, 1)[:height, :width] for plane in planes[1:]]
     image = Image.fromarray(planes[0]) if channels == 1 else Image.merge("YCbCr", [Image.fromarray(p) for p in stored])
@@ -99,6 +97,12 @@ def _sampling(frame: Frame) -> tuple[int, int]:
     across = min(frame.components[0].across // max(1, each.across) for each in chroma)
     down = min(frame.components[0].down // max(1, each.down) for each in chroma)
     return next(pair for pair in ((2, 2), (2, 1), (1, 1)) if pair[0] <= max(across, 1) and pair[1] <= max(down, 1))
+
+
+def is_usual(frame: Frame) -> bool:
+    """Tell whether the planes have the sampling that they are written with."""
+    luma, *chroma = frame.components
+    return (luma.across, luma.down) in _SUBSAMPLING and all(each[1:3] == (1, 1) for each in chroma)
 
 
 def _encode_image(source: _Source, image: Image.Image, across: int, down: int, keep_rgb: bool) -> bytes:
@@ -139,16 +143,22 @@ def _planes(data: bytes, source: _Source, size: tuple[int, int]) -> list[np.ndar
         return [luma]
     sampling = _sampling(source.frame)
     height, width = size
-    if sampling == (2, 2) and min(size) >= 16:
+    usual = is_usual(source.frame)
+    if sampling == (2, 2) and usual and min(size) >= 16:
         # At half the size libjpeg has no need to enlarge chroma, and gives it as it is.
         half = _open(data, "YCbCr", (width // 2, height // 2))
         return [luma, np.ascontiguousarray(half[..., 1]), np.ascontiguousarray(half[..., 2])]
     full = _open(data, "YCbCr")
     chroma = [np.ascontiguousarray(full[..., number]) for number in (1, 2)]
-    if sampling == (2, 1):
+    if sampling == (2, 1) and usual:
         chroma = [_halved(plane) for plane in chroma]
-    elif sampling == (2, 2):
-        chroma = [plane[::2, ::2].copy() for plane in chroma]
+    elif sampling != (1, 1):
+        spare = [(0, -length % factor) for length, factor in zip(size, sampling[::-1], strict=True)]
+        chroma = [np.pad(plane, spare, "edge") for plane in chroma]
+        sizes = [(plane.shape[1] // sampling[0], plane.shape[0] // sampling[1]) for plane in chroma]
+        chroma = [
+            cv2.resize(plane, each, interpolation=cv2.INTER_AREA) for plane, each in zip(chroma, sizes, strict=True)
+        ]
     return [luma, *chroma]
 
 
@@ -167,16 +177,31 @@ def _halved(plane: np.ndarray) -> np.ndarray:
     return np.rint(inner).clip(0, 255).astype(np.uint8)
 
 
+def _put_change(planes: list[np.ndarray], pixels: np.ndarray, old: np.ndarray, across: int, down: int) -> None:
+    """Add to the planes, in place, by what the pixels differ: a sample none of whose pixels changed stays."""
+    rows, columns = (np.flatnonzero((pixels != old).any(axis=(1 - axis, 2))) for axis in (0, 1))
+    if not rows.size:
+        return
+    top, left = rows[0] // down * down, columns[0] // across * across
+    here = (slice(top, rows[-1] + 1), slice(left, columns[-1] + 1))
+    change = _luma_chroma(pixels[here]) - _luma_chroma(old[here])
+    for number, plane in enumerate(planes):
+        step = change[..., number]
+        sampled = (across, down) if number else (1, 1)
+        if sampled != (1, 1):
+            # The last chroma sample may reach beyond the edge.
+            spare = [(0, -size % factor) for size, factor in zip(step.shape, (down, across), strict=True)]
+            step = np.pad(step, spare, "edge")
+            size = step.shape[1] // across, step.shape[0] // down
+            step = cv2.resize(step, size, interpolation=cv2.INTER_AREA)
+        place = plane[top // sampled[1] :, left // sampled[0] :][: step.shape[0], : step.shape[1]]
+        np.copyto(place, np.rint(place + step).clip(0, 255).astype(np.uint8), where=step != 0)
+
+
 def _luma_chroma(pixels: np.ndarray) -> np.ndarray:
     """Return (H, W, C) float32 after JFIF 1.02: Y, Cb and Cr, or gray as it is."""
-    values = pixels.astype(np.float32)
+    values = np.ascontiguousarray(pixels, np.float32)
     if pixels.shape[2] == 1:
         return values
-    weights = np.array([[0.299, -0.168736, 0.5], [0.587, -0.331264, -0.418688], [0.114, 0.5, -0.081312]], np.float32)
-    return values @ weights
-
-
-def _padded(step: np.ndarray, shape: tuple[int, ...], across: int, down: int) -> np.ndarray:
-    """Bring a change to whole chroma samples, the last of which may reach beyond the edge."""
-    spare = ((0, shape[0] * down - step.shape[0]), (0, shape[1] * across - step.shape[1]))
-    return np.pad(step, spare, "edge")
+    weights = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
+    return cv2.transform(values, weights)

@@ -20,7 +20,7 @@ _NAMES = {
     b"bKGD": "a background colour",
     b"hIST": "a histogram",
     b"sPLT": "a suggested palette",
-    b"caBX": "content credentials (C2PA), which vouch for the picture as it was,",
+    b"caBX": "content credentials (C2PA), which vouch for the picture as it was",
 }
 _RAW_PROFILES = (b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type icc")
 
@@ -55,7 +55,8 @@ def read_beside(data: bytes, orientation: int) -> tuple[Beside, list[str]]:
         elif name in (*_COLOUR, *_PLACE):
             kept.append(chunk)
         elif name in _NAMES:
-            notes.append(f"{_NAMES[name]} ({name.decode()}) is not kept".replace(", (caBX) is", " are"))
+            ending = " are" if name == b"caBX" else f" ({name.decode()}) is"
+            notes.append(f"{_NAMES[name]}{ending} not kept")
         elif name not in _WRITTEN_ANEW:
             # A chunk whose fourth letter is small may be copied by who does not know it.
             if name[3:4].islower():

@@ -128,6 +128,7 @@ def _read_common(path: Path, data: bytes, kind: str) -> Picture:
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         require_size(path, *image.size)
         picture = from_pillow(path, image, kind)
+        last = image.getpixel((image.width - 1, image.height - 1)) if kind == "jpeg" else 0
     exif, orientation, notes = metadata.kept_exif(image.info.get("exif") or metadata.legacy_exif(image.info))
     if kind == "png" and data[24] == 16:
         rgb, alpha = decode_deep(data, picture.rgb.shape[:2], np.uint16)
@@ -136,10 +137,9 @@ def _read_common(path: Path, data: bytes, kind: str) -> Picture:
     picture = upright(replace(picture, exif=exif), orientation)
     if kind == "jpeg":
         jpeg = split(data)
-        if (row := first_missing_row(jpeg)) is not None:
-            found = (
-                f"the JPEG file is cut short: it ends properly, but its pixels end in row {row} of {jpeg.frame.height}"
-            )
+        if (row := first_missing_row(jpeg, last if isinstance(last, tuple) else (last,))) is not None:
+            found = "the JPEG file is cut short: it has an end, but data of its pixels are missing "
+            found += f"from row {row} of {jpeg.frame.height} on"
             raise unreadable(path, found, "Get a whole copy of the file")
         beside, more = jpeg_beside.read_beside(jpeg.head, orientation)
         coding = Coding(jpeg=data)

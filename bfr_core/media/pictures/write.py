@@ -10,7 +10,7 @@ from ...errors import OutputMediaError, SettingsError
 from .. import metadata
 from ..atomic import publish
 from ..formats import PICTURES, picture_format, suffixes
-from . import carried
+from . import carried, prompts
 from .beside import Coding
 from .encode import encode
 from .picture import Picture, single_channel
@@ -71,6 +71,9 @@ def write_picture(path: Path, picture: Picture, *, quality: int | None = None) -
         stored = metadata.stored_exif(exif, turned) if exif else None
         exif, pixels = (stored, turn_back(pixels, turned)) if stored else (exif, pixels)
         coding = coding if stored else Coding()
+    told: set[str] = set()
+    if exif is None and kind in ("jpeg", "webp"):
+        exif, told = prompts.as_exif(picture.beside.texts, _LARGEST_EXIF_IN_JPEG if kind == "jpeg" else None)
     try:
         data = encode(kind, pixels, icc=icc, exif=exif, beside=picture.beside, coding=coding, quality=quality)
     except Exception as error:
@@ -78,7 +81,7 @@ def write_picture(path: Path, picture: Picture, *, quality: int | None = None) -
         raise _unwritable(path, found, "Use another format") from error
     with publish(path) as file:
         file.write(data)
-    return carried.lost(picture, kind)
+    return carried.lost(picture, kind, told)
 
 
 def _unwritable(path: Path, found: str, todo: str) -> OutputMediaError:
