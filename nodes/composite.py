@@ -6,8 +6,10 @@ import torch
 
 from ..bfr_core.compose.paste import composite
 from ..bfr_core.errors import InputMediaError
+from ..bfr_core.restorer import face_seed
 from .compat import io, option, schema
 from .host import check_cancel, join_image, mask_layers, split_image, to_host
+from .restore import grain_input
 from .types import RESTORE, Crops, CropsSocket
 
 
@@ -21,8 +23,9 @@ class CompositeFaces(io.ComfyNode):
             node_id="BFR_CompositeFaces",
             display_name="Composite Faces",
             category=RESTORE,
-            description="Paste restored faces back into the images they were cut from. Everything outside the mask "
-            "stays exactly as it was; where faces overlap, each pixel goes to the nearest one.",
+            description="Paste restored faces back into the images they were cut from, in the shape of the head and "
+            "with the grain of the image. Everything outside the mask stays exactly as it was; where faces overlap, "
+            "each pixel goes to the nearest one.",
             search_aliases=["paste face", "uncrop", "face blend"],
             inputs=[
                 io.Image.Input("image", tooltip="The image the faces were cut from"),
@@ -40,6 +43,7 @@ class CompositeFaces(io.ComfyNode):
                     "mask", optional=True,
                     tooltip="Limits what is pasted, in the square of the crop; one mask, or one for each face",
                 ),
+                grain_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The images with their faces restored"),
@@ -56,6 +60,7 @@ class CompositeFaces(io.ComfyNode):
         strength: float = 1.0,
         feather: float = 0.12,
         mask: torch.Tensor | None = None,
+        grain: float = 1.0,
     ) -> io.NodeOutput:
         """Composite every frame."""
         frames, alpha = split_image(image)
@@ -90,6 +95,8 @@ class CompositeFaces(io.ComfyNode):
                 masks=[masks[number] for number in here],
                 strength=strength,
                 feather=feather,
+                grain=grain,
+                seeds=[face_seed(0, index, crops.crops[number].face.index or 0) for number in here],
             )
         return io.NodeOutput(join_image(out, alpha), to_host(blended))
 

@@ -339,7 +339,7 @@ def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:
     Shapes: image (B, H, W, 3 or 4); returns (B, 3, H, W) float32 and (B, H, W, 1) or None.
 
     Raises:
-        InputMediaError: another shape, NaN or infinity.
+        InputMediaError: another shape, integers, NaN or infinity.
     """
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape[1:]:
         raise InputMediaError(
@@ -347,6 +347,15 @@ def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:
             found=f"found shape {tuple(image.shape)}, expected (batch, height, width, 3 or 4)",
             kept="The image is unchanged",
             todo="Connect an IMAGE output; a MASK goes through Convert Mask to Image first",
+        )
+    if not image.is_floating_point():
+        raise InputMediaError(
+            "Cannot take this image",
+            found=f"found {image.dtype}; expected floating point from 0 to 1",
+            kept="The image is unchanged",
+            todo="Divide it by 255 in the node before this one: taken as it is, nearly all of it would be white"
+            if image.dtype == torch.uint8
+            else "Bring it to floating point from 0 to 1 in the node before this one",
         )
     frames = image[..., :3].movedim(-1, 1).to("cpu", torch.float32).contiguous()
     bad = [index for index, frame in enumerate(frames) if not bool(frame.isfinite().all())]

@@ -16,7 +16,7 @@ from ..bfr_core.faces.quality import QualityFilter
 from ..bfr_core.faces.select import select_faces
 from ..bfr_core.registry import Method
 from ..bfr_core.restoration.faces import FaceBatch, restore_crops
-from ..bfr_core.restoration.options import COLOURS, COLOURS_HELP, Colours, RestoreOptions
+from ..bfr_core.restoration.options import COLOURS, COLOURS_HELP, GRAIN_HELP, Colours, RestoreOptions
 from ..bfr_core.restoration.photo import restore_photos
 from ..bfr_core.restorer import face_seed
 from ..bfr_core.runtime import Runtime
@@ -62,6 +62,12 @@ def colours_input() -> Any:
     """Return the widget of whose colours restored faces have; graphs that were saved without it run as before."""
     return option(io.Combo, "colours", options=list(COLOURS), default="auto", optional=True, advanced=True,
                   tooltip=COLOURS_HELP)  # fmt: skip
+
+
+def grain_input() -> Any:
+    """Return the widget of the grain that is put back, to be put behind all others."""
+    return option(io.Float, "grain", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
+                  tooltip=GRAIN_HELP)  # fmt: skip
 
 
 def within_input(how_many: str) -> Any:
@@ -172,6 +178,7 @@ class RestoreFaces(io.ComfyNode):
                 every_face_input(),
                 *upscale_inputs(),
                 settings_input(),
+                grain_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The images with their faces restored"),
@@ -205,6 +212,7 @@ class RestoreFaces(io.ComfyNode):
         upscale: str = "1",
         upscale_model: Any = None,
         settings: Mapping[str, Any] | None = None,
+        grain: float = 1.0,
     ) -> io.NodeOutput:
         """Restore every frame."""
         frames, alpha = split_image(image)
@@ -218,7 +226,7 @@ class RestoreFaces(io.ComfyNode):
         options = RestoreOptions(
             strength=strength, seed=seed, max_faces=max_faces, min_size=min_size, people=people, colours=colours,
             settings=chosen, quality_filter=None if all_faces else QualityFilter(), upscale=int(upscale),
-            upscaler=host_upscaler(upscale_model),
+            upscaler=host_upscaler(upscale_model), grain=grain,
         )  # fmt: skip
         # With a person, as many as there may be: who is who is seen frame by frame.
         total = 0

@@ -12,13 +12,14 @@ from ..bfr_core.compose.within import check_within
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.restoration.options import Colours, colours_of
 from ..bfr_core.video.encode import ENCODERS, EncodeSettings
+from ..bfr_core.video.fields import DEINTERLACE, Deinterlace
 from ..bfr_core.video.reader import ON_DAMAGE, OnDamage
 from .compat import io, option, schema
 from .detect import check_faces
 from .host import FilmBar, film_runtime, join_image, side_by_side, split_image
 from .models import LoadedRestorer, get_detector, get_recogniser, get_restorer, method_input
 from .people import person_in
-from .restore import SEED, SEED_HELP, colours_input, within_input
+from .restore import SEED, SEED_HELP, colours_input, grain_input, within_input
 from .settings import chosen_settings, fidelity_input, settings_input
 from .types import FILM, DetectorSocket, Faces, FacesSocket, RestorerSocket, TrackChoice, TracksSocket
 from .upscaling import host_upscaler, larger_alpha, upscale_inputs
@@ -91,6 +92,7 @@ def more_inputs() -> list[Any]:
         fidelity_input(),
         *upscale_inputs(),
         settings_input(),
+        grain_input(),
     ]  # fmt: skip
 
 
@@ -194,6 +196,11 @@ class RestoreFacesInVideo(io.ComfyNode):
                 ),
                 colours_input(),
                 *more_inputs(),
+                option(
+                    io.Combo, "deinterlace", options=list(DEINTERLACE), optional=True, advanced=True,
+                    tooltip="Interlaced videos, such as tapes. off: keep both fields of a frame, each restored at its "
+                    "own time; frame: make one whole picture of both; field: make two, at double rate",
+                ),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="In the temp directory; Save Video copies it as it is"),
@@ -225,6 +232,8 @@ class RestoreFacesInVideo(io.ComfyNode):
         upscale: str = "1",
         upscale_model: Any = None,
         settings: Mapping[str, Any] | None = None,
+        grain: float = 1.0,
+        deinterlace: Deinterlace = "off",
     ) -> io.NodeOutput:
         """Analyse, render and join, or go on with it."""
         from ..bfr_core.video.plan import FilmModels, FilmOptions
@@ -251,10 +260,17 @@ class RestoreFacesInVideo(io.ComfyNode):
             scan=scan,
             choice=choice,
             render=RenderOptions(
-                strength=strength, seed=seed, deflicker=deflicker, colours=colours, settings=chosen, within=within
+                strength=strength,
+                seed=seed,
+                deflicker=deflicker,
+                colours=colours,
+                settings=chosen,
+                within=within,
+                grain=grain,
             ),
             encode=encode,
             on_damage=on_damage,
+            deinterlace=deinterlace,
             upscale=int(upscale),
             upscaler=host_upscaler(upscale_model),
         )
@@ -349,6 +365,7 @@ class RestoreFacesInFrames(io.ComfyNode):
         upscale: str = "1",
         upscale_model: Any = None,
         settings: Mapping[str, Any] | None = None,
+        grain: float = 1.0,
     ) -> io.NodeOutput:
         """Restore the batch as one film."""
         from ..bfr_core.video.frames import restore_frames
@@ -367,7 +384,13 @@ class RestoreFacesInFrames(io.ComfyNode):
             scan=ScanOptions() if given is None else EVERY_FRAME,
             choice=make_choice(all_faces, person, detector, faces=first),
             render=RenderOptions(
-                strength=strength, seed=seed, deflicker=deflicker, colours=colours, settings=chosen, within=within
+                strength=strength,
+                seed=seed,
+                deflicker=deflicker,
+                colours=colours,
+                settings=chosen,
+                within=within,
+                grain=grain,
             ),
             upscale=int(upscale),
             upscaler=host_upscaler(upscale_model),

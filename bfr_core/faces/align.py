@@ -33,6 +33,9 @@ FFHQ_TEMPLATE.flags.writeable = False
 
 _TEMPLATE_SIZE = 512
 
+_MOST_TIMES = 8
+"""A face is enlarged by Lanczos that many times at most; what is drawn out further has no detail to lose."""
+
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the similarity that maps `source` points onto `target` points with the least squared error.
@@ -127,10 +130,10 @@ def whole_crop(image: Tensor, size: int, *, enlarge: int = 1) -> FaceCrop:
 def sample(frame: Tensor, matrix: np.ndarray, size: int, *, enlarge: int = 1) -> Tensor:
     """Sample a square crop from a frame through a similarity.
 
-    A face smaller than the crop is drawn out linearly, as in the training of the published methods; with `enlarge` it
-    is enlarged that many times by Lanczos first, which keeps more of what a small face has. A face larger than the crop
-    is shrunk with an antialias first: sampling alone would skip pixels, which shows as jagged edges in a photo and as
-    shimmer in a film. Beyond the frame its content is mirrored.
+    A face smaller than the crop is enlarged by Lanczos first, at least `enlarge` times and until it has more pixels
+    than the crop: drawn out linearly alone, it would lose of the little it has. A face larger than the crop is shrunk
+    with an antialias first: sampling alone would skip pixels, which shows as jagged edges in a photo and as shimmer in
+    a film. Beyond the frame its content is mirrored.
 
     Shapes: frame (C, H, W) float; returns (C, size, size).
     """
@@ -146,10 +149,11 @@ def sample(frame: Tensor, matrix: np.ndarray, size: int, *, enlarge: int = 1) ->
     to_region = inverse.copy()
     to_region[:, 2] -= [x0, y0]
     scale = math.hypot(matrix[0, 0], matrix[1, 0])
-    if enlarge > 1 and scale > 1:
-        planes = [enlarge_plane(plane, enlarge, (0.0, 1.0)) for plane in region[0].cpu().numpy()]
-        region, scale = torch.from_numpy(np.stack(planes))[None].to(frame), scale / enlarge
-        to_region *= enlarge
+    if scale > 1:
+        times = max(min(math.ceil(scale), _MOST_TIMES), enlarge)
+        planes = [enlarge_plane(plane, times, (0.0, 1.0)) for plane in region[0].cpu().numpy()]
+        region, scale = torch.from_numpy(np.stack(planes))[None].to(frame), max(scale / times, 1.0)
+        to_region *= times
     if scale < 1:
         rows, columns = region.shape[-2:]
         small = (max(round(rows * scale), 1), max(round(columns * scale), 1))

@@ -173,6 +173,14 @@ def part_masks(points: Any, size: int, *, feather: float = FEATHER, grow: float 
     return dict(zip(masks, large[0], strict=True))
 
 
+def face_outline(points: np.ndarray, side: int) -> np.ndarray:
+    """Return the outline of a face from its five points: the jaw, closed over the forehead at the hairline.
+
+    Shapes: points (5, 2) in the pixels of a crop of `side`; returns (N, 2), in order around it.
+    """
+    return _face(_outlines(points, side))
+
+
 def select_parts(masks: dict[str, Tensor], names: Collection[str]) -> Tensor:
     """Return the mask of some parts together: their sum, as they share no pixel in full.
 

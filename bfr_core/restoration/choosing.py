@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..compose.detail import FULL, NONE, worth_in
+from ..compose.detail import LARGER, NONE, worth_in
 from ..faces.select import select_faces
 from ..types import Face, FaceCrop, FaceReport
 from .options import RestoreOptions
@@ -44,7 +44,7 @@ class ChosenFaces:
             worth_in(frame, crop, self.sharpness.get(index)) if crop.scale < NONE else 0.0
             for index, crop in self.crops.items()
         ]
-        large = [there for crop, there in zip(self.crops.values(), worth, strict=True) if crop.scale <= FULL]
+        large = [there for crop, there in zip(self.crops.values(), worth, strict=True) if crop.scale <= LARGER]
         if not large:
             return worth, []
         size, kept = next(iter(self.crops.values())).size, "the picture's own fine detail was kept"

@@ -28,6 +28,8 @@ COLOURS_HELP = (
     "method's own for published ones"
 )
 
+GRAIN_HELP = "How much of the grain around faces is put back into them: 0 none, 1 all; clean pictures get none"
+
 
 def colours_of(asked: Colours, config: Config) -> Literal["input", "method"]:
     """Return whose colours `asked` means; `auto` is as the config declares it."""
@@ -54,6 +56,8 @@ class RestoreOptions:
     drift_limit: DriftLimit | None = None
     """Which restored faces to take back."""
     feather: float = bounded(FEATHER, 0, 0.5)
+    grain: float = bounded(1.0, 0, 1)
+    """How much of the grain around faces is put back into them; pictures without grain get none."""
     colours: Colours = field(default="auto", metadata={"choices": COLOURS})
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the method."""

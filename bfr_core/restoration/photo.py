@@ -396,8 +396,9 @@ class _Photo:
         shown = fit_faces(results, crops, factor, options.upscaler)
         if not self.aligned:
             image, mask = composite(
-                canvas, crops, shown, strength=options.strength, feather=options.feather, worth=worth, upscale=factor
-            )
+                canvas, crops, shown, strength=options.strength, feather=options.feather, worth=worth, upscale=factor,
+                grain=options.grain, seeds=self.seeds(),
+            )  # fmt: skip
         elif crops:
             image, mask = _blend_whole(canvas, crops[0], shown[0], options.strength, worth[0])
         else:

@@ -8,6 +8,7 @@ even computed. The same code serves films and batches of images.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,8 @@ class RenderOptions:
 
     strength: float = bounded(1.0, 0, 1)
     feather: float = bounded(FEATHER, 0, 0.5)
+    grain: float = bounded(1.0, 0, 1)
+    """How much of the grain around faces is put back into them, new in each frame as the film's is."""
     seed: int = 0
     colours: Colours = field(default="auto", metadata={"choices": COLOURS})
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -73,6 +76,7 @@ class RenderOptions:
         told = {
             "strength": self.strength,
             "feather": self.feather,
+            "grain": self.grain,
             "seed": self.seed,
             "colours": self.colours,
             "settings": dict(self.settings),
@@ -311,9 +315,12 @@ class _Renderer:
         crops = [FaceCrop(face, shown.matrix, _NOBODY) for face, shown in zip(faces, held.faces, strict=True)]
         # One figure for all frames of a track: what is kept of its fine detail must not tremble.
         worth = [detail.worth(shown.track.facts.get("sharpness", 0.0)) for shown in held.faces]
+        # What the frame shows draws its grain too: where a film holds a frame, the grain stands still as all else does.
+        shows = zlib.crc32((before * 255).to(torch.uint8).cpu().numpy().tobytes()) if self.options.grain else 0
+        seeds = [face_seed(track_seed(self.options, shown.track), shows, 0) for shown in held.faces]
         after, blended = composite(
             before, crops, fit_faces(faces, crops, self.upscale), masks=masks, strength=most,
-            feather=self.options.feather, worth=worth, upscale=self.upscale,
+            feather=self.options.feather, worth=worth, upscale=self.upscale, grain=self.options.grain, seeds=seeds,
         )  # fmt: skip
         if self.options.within is not None:
             mask = within_of(self.options.within, moment.index, (before.shape[1], before.shape[2]))

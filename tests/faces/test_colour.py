@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from bfr_core.compose.colour import keep_colours
 from bfr_core.degrade.chain import degrade, fixed
+from bfr_core.faces.align import FFHQ_TEMPLATE
+from bfr_core.faces.regions import part_masks
 from bfr_core.media.pictures import read_picture, to_float
 from bfr_core.media.sheets import to_bytes
 from bfr_core.restoration.photo import restore_aligned, restore_whole
@@ -46,7 +48,7 @@ def test_lips_painted_in_another_colour_come_back(portrait):
     painted = portrait + mouth * torch.tensor([-0.05, -0.05, 0.15])[:, None, None]
     before = np.abs(chroma(painted) - chroma(portrait))[mouth > 0].mean()
     after = np.abs(chroma(keep_colours(portrait, painted)) - chroma(portrait))[mouth > 0].mean()
-    assert after < 0.5 * before
+    assert after < 0.3 * before
 
 
 def test_detail_in_colours_is_the_restorers(portrait):
@@ -64,7 +66,7 @@ def test_the_scale_is_that_of_a_gaussian(portrait):
     face = 0.3 + 0.4 * torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), (512, 512), mode="bicubic")[0]
     portrait = 0.3 + 0.4 * portrait
     wrong = chroma(portrait) - chroma(face)
-    expected = chroma(face) + cv2.GaussianBlur(wrong, (0, 0), 512 / 24, borderType=cv2.BORDER_REPLICATE)
+    expected = chroma(face) + cv2.GaussianBlur(wrong, (0, 0), 512 / 48, borderType=cv2.BORDER_REPLICATE)
     assert np.abs(chroma(keep_colours(portrait, face)) - expected).max() < 1.5 / 255
 
 
@@ -94,6 +96,55 @@ def test_pictures_of_one_tint_keep_it(portrait):
         kept = keep_colours(tinted, painted)
         expected = painted.mean(0) * tint[:, None, None] / tint.mean()
         assert (kept - expected).abs().mean() < 0.012
+
+
+def test_a_print_that_faded_unevenly_has_a_tint_of_its_own_at_each_place(portrait):
+    """From brown at the left to a cold gray at the lower right; lips are painted red, eyes blue."""
+    light = portrait.mean(0)
+    y, x = (part / 511 for part in torch.meshgrid(torch.arange(512.0), torch.arange(512.0), indexing="ij"))
+    warmth = 0.5 + 0.5 * torch.sin(2.2 * x + 1.3 * y - 0.6)
+    warm, cold, lift = (
+        torch.tensor(tint)[:, None, None] for tint in ([1.12, 1, 0.72], [0.97, 1.02, 0.96], [0.1, 0.06, 0])
+    )
+    print_ = (lift * warmth + (1 - lift * warmth) * light * (warmth * warm + (1 - warmth) * cold) * 0.9).clamp(0, 1)
+    painted = print_.clone()
+    for (centre, axes), colour in (
+        (((256, 370), (60, 22)), [0.15, -0.05, 0.0]),
+        (((193, 240), (28, 12)), [-0.05, 0.0, 0.15]),
+        (((319, 240), (28, 12)), [-0.05, 0.0, 0.15]),
+    ):
+        part = torch.from_numpy(cv2.ellipse(np.zeros((512, 512), np.float32), centre, axes, 0, 0, 360, 1.0, -1))
+        painted = (painted + part * torch.tensor(colour)[:, None, None]).clamp(0, 1)
+    assert np.abs(chroma(painted) - chroma(print_)).max() * 255 > 15
+    kept = keep_colours(print_, painted)
+    assert np.abs(chroma(kept) - chroma(print_)).mean() * 255 < 1
+    assert np.quantile(np.abs(chroma(kept) - chroma(print_)), 0.995) * 255 < 4
+
+
+def test_lips_and_eyes_have_the_colours_of_the_input(shared):
+    """Of vspbfr, whose own stray the most, on held-out faces; at 1/24 of the side lips were 4 levels off."""
+    restorer, parts = load_restorer("vspbfr"), part_masks(FFHQ_TEMPLATE, 512, feather=0.0)
+    moved = {"mouth": [], "eyes": []}
+    for path in sorted((shared / "faces" / "free512" / "val").glob("*.*"))[1:3]:
+        clean = to_bytes(to_float(read_picture(path)))
+        low = torch.from_numpy(degrade(clean, fixed(4, noise_sigma=3, jpeg_quality=60, noise_seed=1))).permute(2, 0, 1)
+        low = low.float() / 255
+        difference = chroma(restore_aligned(low, restorer).image) - chroma(low)
+        for part, values in moved.items():
+            values.append(np.linalg.norm(difference[parts[part].numpy() > 0.5].mean(0)) * 255)
+    assert np.mean(moved["mouth"]) < 2.5 and np.mean(moved["eyes"]) < 3
+
+
+def test_colours_of_jpeg_do_not_bleed_back(portrait):
+    """A restored face that is right stays nearer to the truth than its input, whose colours a codec has smeared."""
+    data = cv2.imencode(".jpg", to_bytes(portrait)[::2, ::2, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
+    low = cv2.resize(cv2.imdecode(data, 1)[..., ::-1], (512, 512), interpolation=cv2.INTER_LINEAR)
+    low = torch.from_numpy(np.ascontiguousarray(low)).permute(2, 0, 1).float() / 255
+    eyes = part_masks(FFHQ_TEMPLATE, 512)["eyes"].numpy() > 0.5
+    kept, given = (
+        np.abs(chroma(picture) - chroma(portrait))[eyes].mean() for picture in (keep_colours(low, portrait), low)
+    )
+    assert kept < 0.6 * given
 
 
 @pytest.mark.parametrize("method", ["irn", "vspbfr"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -50,8 +53,8 @@ def test_a_face_shows_in_full_inside_its_square_and_fades_inwards():
     rows, columns = torch.where(inside)
     assert rows.min() >= 50 and rows.max() < 250 and columns.min() >= 50 and columns.max() < 250
     assert out[0, 150, 150] == 1
-    edge = mask[150, 50:80]
-    assert (edge.diff() >= 0).all() and edge[0] < 0.01 and edge[-1] > 0.99
+    edge = mask[150, 50:100]
+    assert (edge.diff() >= 0).all() and edge[0] == 0 and edge[-1] > 0.99
 
 
 def test_strength_zero_is_the_input_and_half_is_half():
@@ -137,7 +140,7 @@ def test_what_was_not_changed_gives_the_frame_back(seed, faces, strength, feathe
     assert torch.allclose(out, frame, atol=1e-6)
 
 
-@pytest.mark.parametrize("side", [40, 100, 127.9])
+@pytest.mark.parametrize("side", [40, 70, 85])
 def test_faces_that_the_crop_holds_are_pasted_as_they_are(side):
     frame = torch.rand(3, 200, 200)
     crop = crop_at(frame, (100, 100), side, 0.3)
@@ -148,16 +151,16 @@ def test_faces_that_the_crop_holds_are_pasted_as_they_are(side):
 
 def test_a_restored_face_with_pixels_enough_brings_its_own_detail():
     frame = torch.rand(3, 300, 300)
-    crop, face = crop_at(frame, (150, 150), 250), torch.rand(3, 256, 256)
+    crop, face = crop_at(frame, (150, 150), 170), torch.rand(3, 256, 256)
     kept, plain = (composite(frame, [crop], [face], worth=[worth])[0] for worth in (1.0, 0.0))
     assert torch.equal(kept, plain)
 
 
 def test_a_face_that_outgrows_its_crop_does_not_jump():
-    """The detail sets in by and by: at 134 px, of 128, hardly; from 160 on it is there in full."""
+    """The detail sets in by and by: at 87 px, of 128, hardly; from 117 on it is there in full."""
     frame = torch.rand(3, 300, 300)
     change = []
-    for side in (128.0, 129.0, 134.0, 145.0, 160.0, 200.0):
+    for side in (85.0, 86.0, 90.0, 100.0, 118.0, 160.0):
         crop = crop_at(frame, (150, 150), side)
         kept, plain = (composite(frame, [crop], [crop.image], worth=[worth])[0] for worth in (1.0, 0.0))
         change.append(float((kept - plain)[:, 120:180, 120:180].std()))
@@ -180,3 +183,69 @@ def test_noise_of_a_blurred_face_does_not_come_back(shared):
         inside = (..., slice(120, 400), slice(120, 400))
         left.append(detail(out[inside]) / detail(frame[inside]))
     assert left[0] > 0.9 and left[1] < 0.05
+
+
+# --- the shape of a head ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4, -1.2])
+def test_what_lies_beside_the_head_stays_the_inputs(angle):
+    """Corners of the square, and what is left and right of the neck, to the bit; eyes, mouth and chin in full."""
+    frame = torch.rand(3, 400, 400)
+    crop = crop_at(frame, (200, 200), 300, angle)
+    out, mask = composite(frame, [crop], [torch.ones(3, 128, 128)])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+    def at(x, y):
+        column, row = (np.array([x - 256, y - 256]) @ turn.T * (300 / 512) + 200).astype(int)
+        return row, column
+
+    for beside in ((40, 470), (472, 470), (30, 60), (482, 60), (20, 256), (492, 256)):
+        place = (slice(None), *at(*beside))
+        assert mask[place[1:]] == 0 and torch.equal(out[place], frame[place])
+    for on in ((193, 240), (319, 240), (256, 371), (256, 440), (256, 100), (130, 300), (382, 300)):
+        assert mask[at(*on)] == 1
+
+
+def test_the_mask_follows_a_head_that_is_turned():
+    """The far cheek of a face that looks to the left lies nearer to the nose, and what is beyond it is background."""
+    frame = torch.rand(3, 400, 400)
+    points = (FFHQ_TEMPLATE - 256) * (300 / 512) + 200
+    turned = points.copy()
+    turned[2, 0] -= 18
+    reach = []
+    for these in (points, turned):
+        crop = crop_at(frame, (200, 200), 300)
+        crop = replace(crop, face=Face((0, 0, 1, 1), these, 1.0))
+        _, mask = composite(frame, [crop], [torch.ones(3, 128, 128)])
+        row = mask[210] > 0.5
+        reach.append((int(row.nonzero()[0]), int(row.nonzero()[-1])))
+    assert reach[1][0] > reach[0][0] + 4 or reach[1][1] > reach[0][1] + 4
+
+
+# --- resampling ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "least"), [(100, 36.0), (200, 36.0), (420, 45.0)])
+def test_what_is_cut_out_and_pasted_back_is_nearly_what_it_was(shared, side, least):
+    """A crop of 512 px of smaller faces. Drawn out linearly there and back, it was 3 to 10 dB worse."""
+    picture = np.asarray(Image.open(shared / "faces" / "pd512" / "val" / "A000361.jpg").convert("RGB"))
+    small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    frame = torch.from_numpy(small).permute(2, 0, 1).float() / 255
+    points = (FFHQ_TEMPLATE - 256) @ np.array([[0.998, 0.06], [-0.06, 0.998]]) * (0.96 * side / 512) + side / 2 + 0.3
+    crop = align_face(frame, Face((0, 0, 1, 1), points, 1.0))
+    out, _ = composite(frame, [crop], [crop.image], worth=[0.0])
+    inner = (..., slice(round(side * 0.3), round(side * 0.7)), slice(round(side * 0.3), round(side * 0.7)))
+    assert -10 * np.log10(float((out - frame)[inner].square().mean())) > least
+
+
+def test_a_sharp_face_about_as_large_as_the_crop_stays_sharp(shared):
+    """Turned by a few degrees; sampled there and back it kept a fifth of its finest detail."""
+    picture = torch.from_numpy(np.asarray(Image.open(shared / "faces" / "pd512" / "val" / "A000361.jpg")).copy())
+    frame = picture.permute(2, 0, 1).float() / 255
+    points = (FFHQ_TEMPLATE - 256) @ np.array([[0.998, 0.06], [-0.06, 0.998]]) * 0.97 + 256.3
+    crop = align_face(frame, Face((0, 0, 1, 1), points, 1.0))
+    assert 1 < crop.scale < 1.1
+    out, _ = composite(frame, [crop], [crop.image])
+    inner = (..., slice(150, 400), slice(130, 380))
+    assert detail(out[inner]) > 0.9 * detail(frame[inner])

@@ -442,6 +442,40 @@ def test_nan_is_refused_everywhere(nodes: dict[str, Any], tiny: SimpleNamespace,
         assert "1 of 3" in error.found
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_integers_are_refused_everywhere(
+    dtype: torch.dtype, nodes: dict[str, Any], tiny: SimpleNamespace, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every node, every input of images: from 0 to 255 nearly all is white, and no face was found in it."""
+    image = pictures(1)
+    faces, *_ = execute(nodes["BFR_DetectFaces"], image=image)
+    aligned, crops = execute(nodes["BFR_AlignFaces"], image=image, size=SIZE, faces=faces)
+    usual = {"BFR_RESTORER": tiny.loaded, "BFR_DETECTOR": tiny.detector, "BFR_CROPS": crops, "BFR_FACES": faces}
+    usual |= {"MASK": torch.ones(1, SIZE, SIZE), "VIDEO": None}
+    tried = []
+    for name, node in nodes.items():
+        inputs = node.define_schema().inputs
+        module = pack.module(node.__module__.removeprefix(f"{pack.root.__name__}."))
+        for getter, value in (("get_restorer", tiny.loaded), ("get_detector", tiny.detector), ("get_recogniser", None)):
+            if hasattr(module, getter):
+                monkeypatch.setattr(module, getter, lambda *_, value=value: value)
+        images = [given for given in inputs if given.io_type == "IMAGE"]
+        for asked in images:
+            if name == "BFR_SelectTracks" or (name == "BFR_RestoreFacesInVideo"):
+                continue  # they open a film before the photo of a person: see below
+            values = {given.id: getattr(given, "default", None) for given in inputs if not given.optional}
+            values |= {given.id: usual[given.io_type] for given in inputs
+                       if given.io_type in usual and not given.optional}  # fmt: skip
+            values |= {given.id: aligned for given in images if not given.optional}
+            values[asked.id] = (aligned * 255).to(dtype)
+            error = refused(pack, "InputMediaError", node, **values)
+            assert str(dtype) in error.found, (name, asked.id)
+            tried.append((name, asked.id))
+    assert len(tried) > 20
+    with pytest.raises(pack.module("bfr_core.errors").InputMediaError, match=str(dtype)):
+        pack.module("nodes.people").person_in((image * 255).to(dtype), tiny.detector)
+
+
 @pytest.mark.parametrize("shape", [(80, 96, 3), (1, 80, 96, 1), (1, 80, 96), (1, 0, 96, 3), (1, 3, 80, 96)])
 def test_what_is_no_image_is_refused(shape: tuple[int, ...], nodes: dict[str, Any], tiny: Any, pack: Pack) -> None:
     error = refused(pack, "InputMediaError", nodes["BFR_RestoreFaces"], image=torch.zeros(shape), method="any")
