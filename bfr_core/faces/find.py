@@ -194,7 +194,7 @@ def _lying(frame: Tensor, detector: FaceDetector, threshold: float | None, *, gl
 
 
 def _again(frame: Tensor, place: Face, detector: FaceDetector, threshold: float | None, surest: float) -> Face | None:
-    """Look at a place again, turned upright by its points; what is not seen there must be surer than all that stands."""
+    """Look at a place again, turned upright by its points; unseen there, it must be surer than all that stands."""
     try:
         matrix = similarity(place.points, (FFHQ_TEMPLATE - FFHQ_TEMPLATE.mean(0)) * _AGAIN_SCALE + _AGAIN_PX / 2)
     except InputMediaError:
