@@ -25,6 +25,14 @@ VIEW_TEMPLATE = FFHQ_TEMPLATE * _SCALE - _MARGIN
 """Where the five points lie in the crop that is looked at."""
 
 
+def is_doubtful(detector: object) -> bool:
+    """Return whether what a detector finds is to be looked at again: those of `backends/` say so by `doubtful`.
+
+    A detector that somebody else wrote, or that was told where the faces are, is believed.
+    """
+    return bool(getattr(detector, "doubtful", False))
+
+
 def view(frame: Tensor, points: np.ndarray) -> Tensor:
     """Return the crop that is looked at, (3, SIZE, SIZE), from a frame (3, H, W) and the five points of a face in it.
 

@@ -23,7 +23,7 @@ from ..errors import InputMediaError
 from ..models.roles import FaceDetector
 from ..types import Face
 from .align import FFHQ_TEMPLATE, invert, sample, similarity, transform
-from .check import LEAST, NO_FACE, likelihoods_of
+from .check import LEAST, NO_FACE, is_doubtful, likelihoods_of
 from .pyramid import overlap
 from .quality import yaw
 
@@ -109,16 +109,17 @@ def find_faces(
         detector: what searches.
         threshold: least score; None for the detector's own. Below 0.5 it is the check's least likelihood as well.
         boxes: look in these alone; each is in the result, with the points of the face in it.
-        check: leave out, with a note, what is no face by its aligned crop.
+        check: leave out, with a note, what is no face by its aligned crop, see `check.is_doubtful`.
 
     Returns:
         The faces, the biggest first, or in the order of the boxes.
     """
     start = time.perf_counter()
+    check = check and boxes is None and is_doubtful(detector)
     inside = frame.clamp(0, 1)
     notes = []
-    least = min(LEAST, 1.0 if threshold is None else threshold) if check and boxes is None else 0.0
-    readings = _search(inside, detector, threshold, check=check and boxes is None)
+    least = min(LEAST, 1.0 if threshold is None else threshold) if check else 0.0
+    readings = _search(inside, detector, threshold, check=check)
     faces = [reading.face for reading in readings if reading.likelihood >= least]
     if boxes is not None:
         faces = [_in_box(inside, box, faces, detector) for box in boxes]
@@ -159,10 +160,11 @@ def _search(frame: Tensor, detector: FaceDetector, threshold: float | None, *, c
     # What does not pass may be a face whose points were taken for those of one that stands.
     doubtful = [reading.face for reading in readings if reading.likelihood < LEAST]
     sure = [reading.face for reading in readings if reading.face.score >= SURE and reading.likelihood >= LEAST]
-    lying = _lying(frame, detector, threshold, glance=bool(sure))
+    lying = [] if sure and not is_doubtful(detector) else _lying(frame, detector, threshold, glance=bool(sure))
     places = [face for face in [*doubtful, *lying] if not _is_among(face, sure)]
     places = sorted(places, key=lambda face: -face.score)[:_MOST_AGAIN]
-    again = [seen for place in places if (seen := _again(frame, place, detector, threshold)) is not None]
+    surest = max((face.score for face in upright), default=0.0)
+    again = [seen for place in places if (seen := _again(frame, place, detector, threshold, surest)) is not None]
     return _best([*readings, *_checked(frame, again, check=check)])
 
 
@@ -191,8 +193,8 @@ def _lying(frame: Tensor, detector: FaceDetector, threshold: float | None, *, gl
     return found
 
 
-def _again(frame: Tensor, place: Face, detector: FaceDetector, threshold: float | None) -> Face | None:
-    """Look at a place again, turned upright by its points; where nothing is seen there, a sure face is as it was."""
+def _again(frame: Tensor, place: Face, detector: FaceDetector, threshold: float | None, surest: float) -> Face | None:
+    """Look at a place again, turned upright by its points; unseen there, it must be surer than all that stands."""
     try:
         matrix = similarity(place.points, (FFHQ_TEMPLATE - FFHQ_TEMPLATE.mean(0)) * _AGAIN_SCALE + _AGAIN_PX / 2)
     except InputMediaError:
@@ -205,7 +207,7 @@ def _again(frame: Tensor, place: Face, detector: FaceDetector, threshold: float 
         if _is_sane(face) and np.linalg.norm(face.points.mean(0) - _AGAIN_PX / 2) < face.size / 2
     ]
     if not near:
-        return place if place.turned and place.score >= least else None
+        return place if place.turned and place.score >= least and place.score > surest else None
     seen = _from_crop(max(near, key=lambda face: face.score), invert(matrix))
     return seen if place.turned else replace(seen, turned=0)
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ..bounds import bounded, check_bounds
 from ..errors import InputMediaError
 from ..faces.align import FFHQ_TEMPLATE, sample, similarity
-from ..faces.check import likelihoods, view_of_crop
+from ..faces.check import is_doubtful, likelihoods, view_of_crop
 from ..faces.pyramid import overlap
 from ..faces.quality import CROP, sharpness
 from ..runtime import Runtime
@@ -358,9 +358,9 @@ class _Scanner:
 
             vectors = identities(self.recogniser, torch.stack(crops)).numpy().astype(np.float32)
             self.width = vectors.shape[1]
-        # What a person or another tool said is a face is one.
-        told = isinstance(self.detector, GivenFaces)
-        likely = [1.0] * len(crops) if told else likelihoods(torch.stack([view_of_crop(crop) for crop in crops]))
+        likely = [float("nan")] * len(crops)
+        if is_doubtful(self.detector):
+            likely = likelihoods(torch.stack([view_of_crop(crop) for crop in crops]))
         for place, number in enumerate(due):
             row.seen[number].sharpness, row.seen[number].likelihood = sharpness(crops[place]), likely[place]
             row.seen[number].identity = None if vectors is None else vectors[place]

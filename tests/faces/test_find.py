@@ -27,6 +27,7 @@ class Marked:
     """
 
     name = "marked"
+    doubtful = True
 
     def __init__(self, score: float = 0.99, elsewhere: float = 0.0) -> None:
         self.score, self.elsewhere = score, elsewhere

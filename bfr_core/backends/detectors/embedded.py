@@ -38,6 +38,7 @@ class EmbeddedDetector:
     """
 
     name = "embedded"
+    doubtful = True
 
     def __init__(self, net: FaceCascade) -> None:
         self.net = net

@@ -25,6 +25,7 @@ class RetinaFaceDetector:
     """
 
     name = "facexlib"
+    doubtful = True
 
     def __init__(self, net: Any) -> None:
         self.net = net

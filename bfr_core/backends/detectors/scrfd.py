@@ -28,6 +28,7 @@ class ScrfdDetector:
     """
 
     name = "insightface"
+    doubtful = True
 
     def __init__(self, path: Path, device: torch.device, get_model: Callable[..., Any]) -> None:
         self._get_model, self._path = get_model, path

@@ -27,6 +27,7 @@ class YuNetDetector:
     """
 
     name = "yunet"
+    doubtful = True
 
     def __init__(self, path: Path) -> None:
         try:
