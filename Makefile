@@ -7,7 +7,7 @@ VENVS ?= .venvs
 VERSIONS = tests/support/versions
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format types check oldest newest py311 py312 validate host release bench demo wheel
+.PHONY: help setup test lint format types check oldest newest py311 py312 optional validate host release bench demo wheel
 .PHONY: tables schemas texts workflows pictures
 
 help: ## list the tasks
@@ -54,6 +54,10 @@ py311: ## the tests with old libraries and a new torch, on Python 3.11
 
 py312: ## the tests with versions between, on Python 3.12
 	@$(call suite,$@)
+
+optional: ## optional detectors, with their packages in an environment of its own, and the files of ../shared
+	@$(call environment,$@) torch==2.13.0 -c $(VERSIONS)/$@.txt -e ".[dev,insightface,facexlib]"
+	@$(VENVS)/$@/bin/python -m pytest -n 0 -m optional -rs $(ARGS)
 
 validate: setup ## what the registry's tools say of the pack, into build/validate; COMFYUI_PATH as for host
 	@$(call environment,tools) -r $(VERSIONS)/tools.txt

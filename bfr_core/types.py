@@ -44,7 +44,7 @@ class Face:
     """found: by a detector. drawn: a person drew the box, which is an order: no filter leaves it alone. empty: the box
     was given, and no face was found in it."""
     turned: int = 0
-    """Degrees to the left by which the frame had to be turned for the face to be found: 0, 90, 180 or 270."""
+    """Degrees to the left by which the frame had to be turned for the face to be found, 0 to 359."""
 
     @property
     def size(self) -> float:

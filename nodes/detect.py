@@ -82,9 +82,9 @@ class DetectFaces(io.ComfyNode):
             node_id="BFR_DetectFaces",
             display_name="Detect Faces",
             category=FIND,
-            description="Find the faces in every image of a batch, or take those that another tool has found. Where "
-            "none is found, it is searched turned by 90, 180 and 270 degrees too, as scans may lie; no face at all is "
-            "a normal result. The mask shows the boxes; connect faces to Align Faces.",
+            description="Find the faces in every image of a batch, at any angle, or take those that another tool has "
+            "found. What only looks like a face is left out; no face at all is a normal result. The mask shows the "
+            "boxes; connect faces to Align Faces.",
             search_aliases=["face detection", "find faces", "face bbox"],
             inputs=[
                 io.Image.Input("image", tooltip="The images to search"),

@@ -57,6 +57,8 @@ class Film:
     """The file is a copy in the temp directory, made here."""
     from_memory: bool = False
     """Its frames were in memory, so that no file says how to encode them."""
+    rate: Fraction | None = None
+    """Frames a second of one that has no times, as its header guesses."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -98,7 +100,8 @@ def open_film(video: Any) -> Film:
         # The host rounds both ends down to a time stamp, and sums of floats can lie just above one.
         begin = max(start - _TINY_S, 0.0)
         meant = (begin, start + length - _TINY_S - begin if length else float("inf"))
-    return replace(film, frames=expected_frames(info, meant), window=meant)
+    rate = info.rate if info.start is None else None
+    return replace(film, frames=expected_frames(info, meant), window=meant, rate=rate)
 
 
 def _window(video: Any, seconds: float | None) -> tuple[float, float] | None:
@@ -236,7 +239,7 @@ def film_job(
         InputMediaError: the video cannot be read.
         OutputMediaError: the result cannot be written or encoded.
     """
-    options = replace(options, window=film.window)
+    options = replace(options, window=film.window, rate=film.rate)
     looks = (models.detector.name, models.recogniser is not None, options.on_damage)
     folder = temporary_folder(f"{_FOLDER}/jobs") / _digest(film.key, looks)
     plan = _plan(film, options, folder)

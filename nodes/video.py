@@ -12,6 +12,7 @@ from ..bfr_core.compose.within import check_within
 from ..bfr_core.errors import SettingsError
 from ..bfr_core.restoration.options import Colours, colours_of
 from ..bfr_core.video.encode import ENCODERS, EncodeSettings
+from ..bfr_core.video.fields import DEINTERLACE, Deinterlace
 from ..bfr_core.video.reader import ON_DAMAGE, OnDamage
 from .compat import io, option, schema
 from .detect import check_faces
@@ -195,6 +196,11 @@ class RestoreFacesInVideo(io.ComfyNode):
                 ),
                 colours_input(),
                 *more_inputs(),
+                option(
+                    io.Combo, "deinterlace", options=list(DEINTERLACE), optional=True, advanced=True,
+                    tooltip="Interlaced videos, such as tapes. off: keep both fields of a frame, each restored at its "
+                    "own time; frame: make one whole picture of both; field: make two, at double rate",
+                ),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="In the temp directory; Save Video copies it as it is"),
@@ -227,6 +233,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         upscale_model: Any = None,
         settings: Mapping[str, Any] | None = None,
         grain: float = 1.0,
+        deinterlace: Deinterlace = "off",
     ) -> io.NodeOutput:
         """Analyse, render and join, or go on with it."""
         from ..bfr_core.video.plan import FilmModels, FilmOptions
@@ -263,6 +270,7 @@ class RestoreFacesInVideo(io.ComfyNode):
             ),
             encode=encode,
             on_damage=on_damage,
+            deinterlace=deinterlace,
             upscale=int(upscale),
             upscaler=host_upscaler(upscale_model),
         )

@@ -26,7 +26,12 @@ from .config import C, Phase
 from .data import Batch, Examples
 from .pictures import Pictures
 
-OTHER_STAGES = {"detector.search": "detector", "detector.refiner": "refiner", "recogniser": "recogniser"}
+OTHER_STAGES = {
+    "detector.search": "detector",
+    "detector.refiner": "refiner",
+    "detector.check": "face_check",
+    "recogniser": "recogniser",
+}
 """Stages of networks that belong to no restoration method: name, module under `train.stages`."""
 
 

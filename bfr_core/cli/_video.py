@@ -25,8 +25,9 @@ _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
 
 _FILMS_ONLY = {
     "restart": False, "job": None, "keep_faces": None, "tracks": (), "except_tracks": (), "persons": (), "region": None,
-    "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": 16, "preset": "medium",
-    "drop_streams": (), "stream": None, "on_damage": "stop", "frame_rate": None, "from_second": 0.0, "seconds": None,
+    "look_every": 0, "deflicker": 1.0, "codec": "auto", "crf": None, "preset": "medium",
+    "drop_streams": (), "stream": None, "on_damage": "stop", "deinterlace": "off", "drop_alpha": False,
+    "frame_rate": None, "from_second": 0.0, "seconds": None,
 }  # fmt: skip
 """Options that pictures do not take, and what they are where nobody gives them."""
 
@@ -58,6 +59,13 @@ def _rate(text: str) -> Fraction:
     if not 0 < value <= 1000:
         raise argparse.ArgumentTypeError(f"found {text!r}; expected frames a second, such as 25 or 30000/1001")
     return value
+
+
+def _crf(text: str) -> int | None:
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected auto or a number, such as 18") from None
 
 
 def _gigabytes(text: str) -> float:
@@ -115,7 +123,12 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--codec", default="auto", help="auto, h264, h265, vp9, ffv1 or prores (%(default)s)")
     group.add_argument(
-        "--crf", type=int, default=16, metavar="N", help="quality of the film, less is better (%(default)s)"
+        "--crf", type=_crf, metavar="N", help="quality of the film, less is better (auto: about as large as the input)"
+    )
+    group.add_argument(
+        "--drop-alpha",
+        action="store_true",
+        help="leave transparency out, which is kept otherwise, or refused where the output cannot hold it",
     )
     group.add_argument("--preset", default="medium", help="speed of the encoder: ultrafast to veryslow (%(default)s)")
     group.add_argument(
@@ -125,6 +138,11 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--on-damage", choices=["stop", "hold", "skip"], default="stop",
         help="frames that cannot be decoded: stop, show the one before them on, or leave them out (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--deinterlace", choices=["off", "frame", "field"], default="off",
+        help="interlaced films: keep their fields, make one whole picture of each two, or two at double rate "
+        "(%(default)s)",
     )  # fmt: skip
     group.add_argument("--frame-rate", type=_rate, metavar="N", help="of films without time stamps, such as 25")
     group.add_argument(
@@ -213,12 +231,13 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
             colours=args.colours,
         ),
         drift_limit=options.drift_limit,
-        encode=EncodeSettings(codec=args.codec, crf=args.crf, preset=args.preset),
+        encode=EncodeSettings(codec=args.codec, crf=args.crf, preset=args.preset, drop_alpha=args.drop_alpha),
         stream=args.stream,
         drop=args.drop_streams,
         on_damage=args.on_damage,
         rate=args.frame_rate,
         window=window,
+        deinterlace=args.deinterlace,
         keep_faces=int((args.keep_faces or 0) * 1e9),
         upscale=options.upscale,
         upscaler=options.upscaler,

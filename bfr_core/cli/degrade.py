@@ -177,15 +177,17 @@ def file_seed(seed: int, name: str) -> int:
 def _degrade_picture(work: _Work) -> bool:
     """Degrade one picture and return whether its truth is another than itself."""
     from ..degrade.chain import degrade_batch
-    from ..media.pictures import from_float, read_picture, to_float, write_picture
+    from ..media.pictures import USUAL_QUALITY, from_float, read_picture, to_float, write_picture
 
     params = cast("DegradeParams", work.params)
     picture = read_picture(work.job.source)
     result = degrade_batch(to_float(picture).clamp(0, 1)[None], [params])
     degraded = from_float(picture, result.degraded[0])
-    write_picture(work.job.target, degraded)
+    # Its loss is the one that was drawn: the input's own compression is not repeated.
+    write_picture(work.job.target, degraded, quality=USUAL_QUALITY)
     if work.truth is not None:
-        write_picture(work.truth, from_float(picture, result.truth[0]) if params.changes_truth else picture)
+        truth = from_float(picture, result.truth[0]) if params.changes_truth else picture
+        write_picture(work.truth, truth, quality=USUAL_QUALITY)
         work.entry["truth"] = str(work.truth)
     work.entry["notes"] = list(degraded.notes)
     return params.changes_truth

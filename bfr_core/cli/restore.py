@@ -17,11 +17,13 @@ from ..media.formats import FILMS, PICTURES, is_clip, picture_format, suffixes, 
 from ..models.registry import specs
 from ..registry import Config, Method, Param, default_method, methods
 from ..restoration.options import COLOURS, COLOURS_HELP, GRAIN_HELP
+from ._finished import Finished, asked_of
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
-from ._output import FAILED, say, show, write_json
-from ._people import add_people, asks_for_people, describe_people, people_options, summary
+from ._output import FAILED, write_json
+from ._people import add_people, asks_for_people, describe_people, people_options
+from ._summary import summarise
 from ._upscale import add_upscale, upscale_options
-from ._video import add_video, check_films, film_line, film_options, restore_film
+from ._video import add_video, check_films, film_options, restore_film
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +54,8 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         help="restore the faces in pictures and films",
         description="Restore the faces in pictures and films. Everything outside the faces stays as it was, bit for "
         "bit in formats that are exact; of films every frame, time stamp and stream. A file that cannot be read is "
-        "named and the rest goes on.",
+        "named and the rest goes on. The same command on a folder leaves what is finished, goes on with what was "
+        "stopped, and takes what is new.",
         epilog="examples: bfr restore old_photos/ -o restored/ --compare --report restored/report.json; "
         "bfr restore film.mp4 -o restored.mp4 --only actor.jpg",
     )
@@ -96,10 +99,17 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         help="suffix of the outputs (each input's own, .mkv for films that are read only): "
         f"{', '.join(suffixes((*PICTURES, *FILMS), write=True))}",
     )
-    parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100 (%(default)s)")
+    parser.add_argument(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="of JPEG and WebP, 1 to 100 (as the input; 95 where that is another format)",
+    )
     parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
-    parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier run, never an input")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace results of an earlier run, finished ones too, never an input"
+    )
     add_upscale(parser)
     add_people(parser)
     add_guidance(parser)
@@ -132,7 +142,7 @@ def _restore(args: argparse.Namespace) -> int:
 
     from ..faces.detect import load_detector
     from ..faces.quality import QualityFilter
-    from ..media.outputs import make_places, plan_outputs
+    from ..media.outputs import make_places, passed_over, plan_outputs
     from ..restoration.options import RestoreOptions
     from ..restoration.photo import check_whole, mask_input
     from ..restorer import load_restorer
@@ -163,9 +173,16 @@ def _restore(args: argparse.Namespace) -> int:
     if args.mask:
         mask_input(restorer.method)
         mask = read_mask(args.mask)
-    jobs = plan_outputs(args.inputs, args.out, suffix=args.format, overwrite=args.overwrite, clips=True, make=False)
+    record = Finished(args.out, asked_of(args))
+    jobs = plan_outputs(
+        args.inputs, args.out, suffix=args.format, overwrite=args.overwrite, clips=True, make=False,
+        standing=record.standing,
+    )  # fmt: skip
+    over = passed_over(args.inputs, args.out, clips=True)
     films = sum(is_clip(job.source) for job in jobs)
     check_films(args, films, len(jobs))
+    # A result that is there, and was not refused, is finished.
+    finished = [] if args.overwrite else [job for job in jobs if job.target.exists()]
     choosing = asks_for_people(args)
     guiding = asks_to_guide(args, restorer, options.settings, choosing=choosing)
     who = recogniser_of(args, runtime.device) if guiding or choosing or films else None
@@ -178,17 +195,24 @@ def _restore(args: argparse.Namespace) -> int:
     detector = None
     if not args.aligned and not args.whole:
         detector = load_detector(args.detector, path=args.detector_weights, device=runtime.device)
+    looks_only = args.dry_run or args.analyse_only
     if not args.dry_run:
         make_places(jobs)
 
-    entries: list[dict[str, Any]] = []
-    with tqdm(jobs, unit="file", disable=None) as bar:
+    entries: list[dict[str, Any]] = [
+        record.entry(job) | {"source": str(job.source), "target": str(job.target), "status": "finished before"}
+        for job in finished
+    ]
+    with tqdm([job for job in jobs if job not in finished], unit="file", disable=None) as bar:
         for job in bar:
             name = job.source.name[-32:]
             bar.set_postfix_str(name, refresh=True)
             run = runtime.renewed()
             entry: dict[str, Any] = {"source": str(job.source), "target": str(job.target)}
+            recorded = not looks_only and job.target != args.out
             try:
+                if recorded:
+                    record.begin(job)
                 if detector is not None and is_clip(job.source):
                     models = FilmModels(restorer, detector, who[0] if who else None)
                     done = restore_film(job, models, film_options(args, options), run, args, _shown(bar, name))
@@ -197,9 +221,9 @@ def _restore(args: argparse.Namespace) -> int:
                         on_step=lambda index, total, name=name: bar.set_postfix_str(f"{name} {index + 1}/{total}")
                     )
                     done = _restore_file(job, restorer, detector, options, run, args, mask)
-                    for note in () if done["report"]["faces"] or args.whole else done["report"]["notes"]:
-                        tqdm.write(f"{job.source}: {note}", file=sys.stderr)
                 entry |= {"status": "done", **done}
+                if recorded:
+                    record.finish(job, entry)
             except BfrError as error:
                 entry |= {"status": "failed", "error": str(error)}
                 tqdm.write(f"Failed: {error}", file=sys.stderr)
@@ -210,8 +234,9 @@ def _restore(args: argparse.Namespace) -> int:
         asked = describe_people(options.people, options.drift_limit)
         if restorer.guide:
             asked["guide"] = describe_guide(restorer.guide)
+        asked["passed_over"] = [{"path": str(each.path), "why": each.why} for each in over]
         write_json(args.report, {"bfr": __version__, "weights": restorer.source, **asked, "files": entries})
-    return _summary(entries, args, options)
+    return summarise(entries, over, args, options)
 
 
 def _shown(bar: Any, name: str) -> ProgressCallback:
@@ -226,29 +251,6 @@ def _shown(bar: Any, name: str) -> ProgressCallback:
             bar.set_postfix_str(f"{name}: {what} {done}/{total or '?'}")
 
     return on_progress
-
-
-def _summary(entries: Sequence[dict[str, Any]], args: argparse.Namespace, options: RestoreOptions) -> int:
-    """Say what was done, and return the exit status."""
-    from ..faces.quality import SHARP_ALREADY, WOULD_SOFTEN
-
-    failed = [entry for entry in entries if entry["status"] == "failed"]
-    pictures = [entry for entry in entries if not is_clip(Path(entry["source"]))]
-    if pictures:
-        faces = [face for entry in pictures for face in entry.get("report", {}).get("faces", [])]
-        restored = sum(face["action"] == "restored" for face in faces)
-        fine = sum(face["reason"].startswith((SHARP_ALREADY, WOULD_SOFTEN)) for face in faces)
-        left = f", {fine} left alone as sharp already (--all-faces restores them too)" if fine else ""
-        done = sum(entry["status"] == "done" for entry in pictures)
-        show(f"{done} of {len(pictures)} pictures done, {restored} faces restored{left}, in {args.out}")
-    for entry in entries:
-        if entry not in pictures and entry["status"] == "done" and "report" in entry:
-            show(film_line(entry))
-    for line in summary(pictures, options.people, options.drift_limit):
-        show(line)
-    if failed:
-        say(f"{len(failed)} failed and have no output: {', '.join(entry['source'] for entry in failed)}")
-    return FAILED if failed else 0
 
 
 def _restore_file(
@@ -290,8 +292,8 @@ def _restore_file(
             restored = from_float(picture, result.image, result.mask > 0)
         else:
             restored = enlarged_from_float(picture, result.image, factor)
-        write_picture(job.target, restored, quality=args.quality)
-        notes += [note for note in restored.notes if note not in notes]
+        unheld = write_picture(job.target, restored, quality=args.quality)
+        notes += [note for note in (*restored.notes, *unheld) if note not in notes]
     entry: dict[str, Any] = {"report": result.report.to_dict(), "notes": notes}
     if args.compare:
         pairs = [(crop.image, face) for crop, face in zip(result.crops, result.faces, strict=True)]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from ..media.encoding import encode
+from ..media.pictures.encode import encode
 from ..media.sheets import to_bytes
 from .catalogue import Better, Metric
 

@@ -171,6 +171,16 @@ def append_part(part: Path) -> BinaryIO:
         raise _translate(part, error, 0) from error
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file, with the break before it: the last line may have been cut short by a kill.
+
+    Raises:
+        OSError: the system refused.
+    """
+    with path.open("ab") as file:
+        file.write(b"\n" + line)
+
+
 def publish_part(part: Path, target: Path) -> None:
     """Sync a finished part and give it its name.
 

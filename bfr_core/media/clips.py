@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputMediaError
-from .formats import demuxers
+from .formats import demuxers, misnamed
 from .pyav import disposition, open_input, side_data
 from .scaling import ACCURATE
 
@@ -27,6 +27,9 @@ _DEFAULT, _ATTACHED = 1, 0x400
 """Flags of FFmpeg's AV_DISPOSITION: the stream to take of several, and the cover of a sound file."""
 
 _COVERS = {"mjpeg", "png", "bmp", "gif", "tiff", "webp"}
+_CLEAR = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that read transparency, by the names of those that do not."""
+
 _TURNS = ("", "a quarter turn clockwise", "half a turn", "a quarter turn counterclockwise")
 
 
@@ -68,6 +71,8 @@ def open_clip(path: Path) -> Any:
         if _lacks_index(path):
             found = "it ends before its index (no 'moov' box): a recording or copy that was cut off"
             raise unreadable(path, found, "Get a whole copy, or repair it with a tool made for that") from error
+        if told := misnamed(path):
+            raise unreadable(path, f"{told}; expected a film", "Name it for what it is") from error
         if getattr(error, "errno", None) == errno.EINVAL:
             found = f"FFmpeg takes it for a format that is not read here ({error}); expected one of {demuxers()}"
             raise unreadable(path, found, "Convert the clip to MP4 or MKV") from error
@@ -140,6 +145,24 @@ def moving_streams(container: Any) -> list[Any]:
 # Frames
 
 
+def says_clear(stream: Any) -> bool:
+    """Return whether a stream's header says that it has transparency beside its pictures, as WebM's does."""
+    return any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items())
+
+
+def decoder_of(stream: Any) -> Any:
+    """Return the decoder of a video stream where the usual one does not give all of it; None elsewhere.
+
+    VP8 and VP9 hold transparency as a second picture beside each, which FFmpeg's own decoders leave out.
+    """
+    import av.codec
+
+    name = _CLEAR.get(stream.codec_context.name if stream.codec_context else "")
+    if name not in av.codec.codecs_available or not says_clear(stream):
+        return None
+    return av.codec.CodecContext.create(name, "r")
+
+
 def read_frames(
     container: Any,
     stream: Any,
@@ -165,6 +188,7 @@ def read_frames(
 
     wanted = (stream,) if streams is None else tuple(streams)
     packets, broken, failed = container.demux(*wanted), 0, 0
+    clear = decoder_of(stream)
     while True:
         try:
             packet = next(packets)
@@ -184,7 +208,7 @@ def read_frames(
         if packet.stream.index != stream.index:
             continue
         try:
-            frames = packet.decode()
+            frames = packet.decode() if clear is None else clear.decode(packet)
         except av.error.EOFError:
             return
         except (av.error.FFmpegError, ValueError) as error:

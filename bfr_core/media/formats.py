@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .content import name_of
+
 
 @dataclass(frozen=True, slots=True)
 class PictureFormat:
@@ -54,9 +56,11 @@ PICTURES = (
 _ISO = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2")
 """FFmpeg has one demuxer for all of them, which a white list has to name in full."""
 
+_NO_TIMES = "it has no times, so a frame rate is needed"
+
 FILMS = (
     FilmFormat("mp4", "MP4", (".mp4", ".m4v"), _ISO, ("h264", "h265", "vp9"), write=True),
-    FilmFormat("mov", "MOV", (".mov",), _ISO, ("h264", "h265", "prores"), write=True),
+    FilmFormat("mov", "MOV", (".mov", ".qt"), _ISO, ("h264", "h265", "prores"), write=True),
     FilmFormat(
         "matroska", "MKV", (".mkv",), ("matroska", "webm"), ("h264", "h265", "vp9", "ffv1", "prores"),
         write=True, notes="times in milliseconds",
@@ -64,15 +68,31 @@ FILMS = (
     FilmFormat(
         "webm", "WebM", (".webm",), ("matroska", "webm"), ("vp9",), write=True, notes="times in milliseconds"
     ),
-    FilmFormat("avi", "AVI", (".avi",), ("avi",)),
-    FilmFormat("mpegts", "MPEG-TS", (".ts", ".m2ts", ".mts"), ("mpegts",)),
-    FilmFormat("mpeg", "MPEG-PS", (".mpg", ".mpeg"), ("mpeg", "mpegts")),
-    FilmFormat("h264", "raw H.264", (".h264", ".264"), ("h264",), notes="it has no times, so a frame rate is needed"),
-    FilmFormat(
-        "hevc", "raw H.265", (".h265", ".265", ".hevc"), ("hevc",), notes="it has no times, so a frame rate is needed"
-    ),
+    FilmFormat("avi", "AVI", (".avi", ".divx"), ("avi",)),
+    FilmFormat("mpegts", "MPEG-TS", (".ts", ".m2ts", ".mts", ".m2t", ".tod", ".trp"), ("mpegts",)),
+    FilmFormat("mpeg", "MPEG-PS", (".mpg", ".mpeg", ".vob", ".mod", ".m2p"), ("mpeg", "mpegts", "mpegvideo")),
+    FilmFormat("3gp", "3GP", (".3gp", ".3g2"), _ISO),
+    FilmFormat("dv", "DV", (".dv", ".dif"), ("dv",), notes="tapes: every frame is two fields"),
+    FilmFormat("asf", "WMV", (".wmv", ".asf"), ("asf",)),
+    FilmFormat("flv", "FLV", (".flv",), ("flv",)),
+    FilmFormat("f4v", "F4V", (".f4v",), _ISO),
+    FilmFormat("mxf", "MXF", (".mxf",), ("mxf",)),
+    FilmFormat("ogg", "Ogg", (".ogv", ".ogm"), ("ogg",)),
+    FilmFormat("rm", "RealMedia", (".rm", ".rmvb"), ("rm",)),
+    FilmFormat("wtv", "WTV", (".wtv",), ("wtv",)),
+    FilmFormat("mpegvideo", "raw MPEG-1 and -2", (".m2v", ".m1v", ".mpv"), ("mpegvideo",)),
+    FilmFormat("h264", "raw H.264", (".h264", ".264", ".avc"), ("h264",), notes=_NO_TIMES),
+    FilmFormat("hevc", "raw H.265", (".h265", ".265", ".hevc"), ("hevc",), notes=_NO_TIMES),
+    FilmFormat("yuv4mpegpipe", "Y4M", (".y4m",), ("yuv4mpegpipe",)),
+    FilmFormat("ivf", "IVF", (".ivf",), ("ivf",)),
+    FilmFormat("nut", "NUT", (".nut",), ("nut",)),
     FilmFormat("gif", "GIF", (".gif",), ("gif",)),
 )  # fmt: skip
+
+
+_FILM_NAMES = frozenset(each.name for each in FILMS if each.read)
+_STILLS = {"heif": "HEIC", "avif": "AVIF", "jxl": "JPEG XL"}
+"""Titles of pictures that `content` knows, where the table has no place for them."""
 
 
 def picture_format(path: Path) -> PictureFormat | None:
@@ -92,9 +112,30 @@ def is_picture(path: Path) -> bool:
 
 
 def is_clip(path: Path) -> bool:
-    """Return whether `path` is named like a film that is read, and is no folder."""
+    """Return whether `path` is a film that is read: by its content where that tells, else by its name; no folder is."""
+    if (told := name_of(path)) is not None:
+        return told in _FILM_NAMES
     found = film_format(path)
     return found is not None and found.read and not path.is_dir()
+
+
+def content_format(path: Path) -> PictureFormat | FilmFormat | None:
+    """Return the format that a file's content tells; None where it tells none, or one that is not in the tables."""
+    told = name_of(path)
+    return next((each for each in (*FILMS, *PICTURES) if each.name == told), None)
+
+
+def misnamed(path: Path) -> str:
+    """Return words on a file whose content is not what its suffix says; empty where they agree, or one is not known."""
+    told, named = name_of(path), film_format(path) or picture_format(path)
+    if told is None or named is None or told == named.name:
+        return ""
+    found = content_format(path)
+    if isinstance(found, FilmFormat) and isinstance(named, FilmFormat) and set(found.demuxers) & set(named.demuxers):
+        return ""  # one demuxer reads both, as of MP4 and MOV
+    what = found.title if found else _STILLS.get(told, told.upper())
+    kind = "film" if told in _FILM_NAMES else "picture"
+    return f"it is named {path.suffix}, and its content is a {kind}: {what}"
 
 
 def suffixes(formats: Sequence[PictureFormat | FilmFormat], *, write: bool = False) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from typing import Any, NamedTuple
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -17,6 +16,7 @@ EXIF_DIRECTORY = 0x8769
 GPS_DIRECTORY = 0x8825
 INTEROP_DIRECTORY = 0xA005
 ICC_PROFILE = 0x8773
+XMP, IPTC, PHOTOSHOP = 700, 33723, 34377
 
 _DESCRIBING = (270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 18246, 33432, *range(40091, 40096))
 """Tags of a TIFF's first directory that describe the photo; the others lay out its pixels, which are written anew."""
@@ -94,16 +94,44 @@ def upright_exif(block: bytes) -> tuple[bytes, int]:
     block, orientation = set_upright(block)
     patched = bytearray(block)
     layout = _layout(block)
-    tags, end = _entries(block, layout, layout.first)
+    _, end = _entries(block, layout, layout.first)
     struct.pack_into(layout.endian + layout.offset, patched, end, 0)
-    if orientation >= 5 and EXIF_DIRECTORY in tags:
+    upright = bytes(patched)
+    return _swapped_sides(upright) if orientation >= 5 else upright, orientation
+
+
+def stored_exif(block: bytes, orientation: int) -> bytes | None:
+    """Undo `upright_exif` but for the preview: the orientation, and the stored width and height, are as they were.
+
+    Returns:
+        The block; None where it has no place for an orientation.
+
+    Raises:
+        ValueError, struct.error: the block is damaged.
+    """
+    layout = _layout(block)
+    tags, _ = _entries(block, layout, layout.first)
+    if ORIENTATION not in tags:
+        return None
+    place = tags[ORIENTATION]
+    (kind,) = struct.unpack_from(f"{layout.endian}H", block, place + 2)
+    patched = bytearray(_swapped_sides(block) if orientation >= 5 else block)
+    struct.pack_into(layout.endian + {3: "H", 4: "I"}.get(kind, "B"), patched, place + layout.value, orientation)
+    return bytes(patched)
+
+
+def _swapped_sides(block: bytes) -> bytes:
+    """Let the stored width and height change places."""
+    layout, patched = _layout(block), bytearray(block)
+    tags, _ = _entries(block, layout, layout.first)
+    if EXIF_DIRECTORY in tags:
         place = tags[EXIF_DIRECTORY] + layout.value
         inner, _ = _entries(block, layout, struct.unpack_from(layout.endian + layout.offset, block, place)[0])
         if _PIXEL_X in inner and _PIXEL_Y in inner:
             x, y = inner[_PIXEL_X] + 2, inner[_PIXEL_Y] + 2
             size = layout.entry - 2
             patched[x : x + size], patched[y : y + size] = block[y : y + size], block[x : x + size]
-    return bytes(patched), orientation
+    return bytes(patched)
 
 
 def enlarged_exif(block: bytes, factor: int) -> bytes:
@@ -244,18 +272,3 @@ def header_size(kind: str, data: bytes) -> tuple[int, int] | None:
         width, height = struct.unpack_from("<HH", data, 26)
         return width & 0x3FFF, height & 0x3FFF
     return None
-
-
-def insert_png_chunks(png: bytes, *, icc: bytes | None, exif: bytes | None) -> bytes:
-    """Put a profile and an EXIF block into an encoded PNG, right behind its header."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    after_header = 33
-    extra = b""
-    if icc:
-        extra += chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
-    if exif:
-        extra += chunk(b"eXIf", exif)
-    return png[:after_header] + extra + png[after_header:]

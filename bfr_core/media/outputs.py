@@ -5,13 +5,27 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BfrError, InputMediaError, OutputMediaError, SettingsError
 from .atomic import make_folder, require_writable
-from .formats import FILMS, PICTURES, FilmFormat, PictureFormat, film_format, picture_format, suffixes
+from .formats import (
+    FILMS,
+    PICTURES,
+    FilmFormat,
+    PictureFormat,
+    content_format,
+    film_format,
+    is_clip,
+    misnamed,
+    picture_format,
+    suffixes,
+)
+
+OUTPUT_FOLDER = "the output folder"
+"""Why results of an earlier run are passed over."""
 
 _LONGEST_NAME = 255
 _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")}
@@ -50,6 +64,20 @@ class FilePair:
     target: Path
 
 
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """What a search of a folder found and did not take."""
+
+    path: Path
+    why: str
+    """A few words."""
+
+
+Standing = Callable[[FilePair], str | None]
+"""Tells of a result that is there: an empty text where it is finished as it would be made now, what is in the way of
+going on with it, or None where nothing is known of it."""
+
+
 def plan_outputs(
     inputs: Sequence[Path],
     out: Path,
@@ -58,6 +86,7 @@ def plan_outputs(
     overwrite: bool = False,
     clips: bool = False,
     make: bool = True,
+    standing: Standing = lambda job: None,
 ) -> list[FilePair]:
     """Pair every input picture with its output file, and make the output folders.
 
@@ -74,6 +103,7 @@ def plan_outputs(
         overwrite: replace results of an earlier run. An input is never replaced, under any of its names.
         clips: take clips, too; those in a container that is not written become an .mkv.
         make: make the output folders; where it is off, `make_places` does it later.
+        standing: what is known of results that are there; those that are finished are no reason to refuse.
 
     Returns:
         Jobs in the order of `inputs`, each folder's sorted by path.
@@ -85,11 +115,28 @@ def plan_outputs(
             a name the system cannot hold; the output folder is a file or read-only.
         SettingsError: `suffix` is no picture suffix, or contradicts the output file's.
     """
-    return _plan(_BOTH if clips else _PICTURES, inputs, Path(out), suffix, overwrite, make)
+    return _plan(_BOTH if clips else _PICTURES, inputs, Path(out), suffix, overwrite, make, standing)
+
+
+def passed_over(inputs: Sequence[Path], out: Path, *, clips: bool = False) -> list[PassedOver]:
+    """Return what `plan_outputs` finds in the folders among its inputs and does not take, sorted by path.
+
+    Files that another of the inputs names are among them; results of an earlier run in `out` are named as one folder.
+
+    Raises:
+        InputMediaError: a folder cannot be searched.
+    """
+    read = (_BOTH if clips else _PICTURES).read
+    found: dict[Path, PassedOver] = {}
+    for folder in filter(Path.is_dir, map(Path, inputs)):
+        for inner, why in _walk(folder, Path(out), read):
+            if why:
+                found.setdefault(folder / inner, PassedOver(folder / inner, why))
+    return sorted(found.values(), key=lambda each: each.path.parts)
 
 
 def _plan(
-    kind: _Kind, inputs: Sequence[Path], out: Path, suffix: str | None, overwrite: bool, make: bool
+    kind: _Kind, inputs: Sequence[Path], out: Path, suffix: str | None, overwrite: bool, make: bool, standing: Standing
 ) -> list[FilePair]:
     formats = kind.written
     suffix = suffix.lower() if suffix is not None else None
@@ -119,7 +166,7 @@ def _plan(
     _check_names(jobs)
     _check_folders(jobs, folder)
     _check_collisions(jobs, folder)
-    _check_existing(jobs, overwrite)
+    _check_existing(jobs, overwrite, standing)
     if make:
         make_places(jobs)
     return jobs
@@ -167,26 +214,51 @@ def _pair(inputs: Sequence[Path], out: Path, read: tuple[str, ...]) -> Iterator[
 
 def _search(folder: Path, out: Path, read: tuple[str, ...]) -> list[Path]:
     """Return the files below `folder` that end in one of `read`, relative to it, sorted."""
+    return sorted((path for path, why in _walk(folder, out, read) if not why), key=lambda path: path.parts)
+
+
+def _walk(folder: Path, out: Path, read: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+    """Yield what is below `folder`, relative to it, and why it is not taken, which is empty for what is.
+
+    Of a folder that is not searched, only its own name comes.
+    """
 
     def refuse(error: OSError) -> None:
         found = f"the system refused: {error}"
         raise _error(InputMediaError, f"Cannot search {folder}", found, "Change its permissions") from error
 
     results = out.resolve()
-    found_files: list[Path] = []
     for root, folders, names in os.walk(folder, onerror=refuse):
         here = Path(root)
-        # Results of an earlier run are not inputs of this one.
-        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != results]
         inner = here.relative_to(folder)
-        found_files += [
-            inner / name for name in names if not name.startswith(".") and Path(name).suffix.lower() in read
-        ]
-    return sorted(found_files, key=lambda path: path.parts)
+        entered = []
+        for name in folders:
+            why = _why_not_entered(here / name, results)
+            if why:
+                yield inner / name, why
+            else:
+                entered.append(name)
+        folders[:] = entered
+        for name in names:
+            taken = Path(name).suffix.lower() in read
+            why = "hidden" if name.startswith(".") else "" if taken else Path(name).suffix.lower() or "no suffix"
+            yield inner / name, why
+
+
+def _why_not_entered(folder: Path, results: Path) -> str:
+    if folder.name.startswith("."):
+        return "hidden"
+    if folder.resolve() == results:  # results of an earlier run are not inputs of this one
+        return OUTPUT_FOLDER
+    return "a link to a folder" if folder.is_symlink() else ""
 
 
 def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kind: _Kind) -> Path:
     named = Path(source.name) if inner is None else inner
+    told = content_format(source)
+    if suffix is None and told in kind.formats and is_clip(source) != (film_format(named) is not None):
+        # A film that is named like a picture or like nothing, or a picture like a film: the result is named right.
+        suffix = told.suffixes[0] if told.write else kind.default
     known = named.suffix.lower() in (*kind.read, *kind.written)
     if suffix is None and known and named.suffix.lower() not in kind.written:
         suffix = kind.default
@@ -201,12 +273,14 @@ def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kin
 def _check_kinds(jobs: list[FilePair]) -> None:
     """Refuse to make a picture of a clip, or a clip of a picture."""
     for job in jobs:
-        names = [film_format(path) is not None for path in (job.source, job.target)]
+        names = [is_clip(job.source), film_format(job.target) is not None]
         if names[0] != names[1]:
+            told = misnamed(job.source)
             what = "a clip, and its output is named as a picture" if names[0] else "no clip, and its output is named so"
             raise _error(
-                OutputMediaError, f"Cannot write {job.target}", f"{job.source} is {what}", "Choose another suffix"
-            )
+                OutputMediaError, f"Cannot write {job.target}",
+                f"{job.source} is {what}{f' ({told})' if told else ''}", "Choose another suffix",
+            )  # fmt: skip
 
 
 def _check_names(jobs: list[FilePair], *, windows: bool = os.name == "nt") -> None:
@@ -271,7 +345,7 @@ def _folds_case(folder: Path) -> bool:
     return os.name == "nt"
 
 
-def _check_existing(jobs: list[FilePair], overwrite: bool) -> None:
+def _check_existing(jobs: list[FilePair], overwrite: bool, known: Standing) -> None:
     """Refuse outputs that are inputs under any name, and outputs that are there already."""
     # The file's number sees through links, hard links and case, which no comparison of names does.
     sources: dict[tuple[int, int], Path] = {}
@@ -292,8 +366,12 @@ def _check_existing(jobs: list[FilePair], overwrite: bool) -> None:
         if source := sources.get((status.st_dev, status.st_ino)):
             found = f"it is the input {source}, which would be lost"
             raise _error(OutputMediaError, f"Will not write over {job.target}", found, "Choose another output folder")
-    if standing and not overwrite:
-        more = f" and {len(standing) - 1} more" if len(standing) > 1 else ""
-        found = f"{standing[0].target}{more} exist already" if more else "it exists already"
+    if overwrite:
+        return
+    told = [(job, why) for job in standing if (why := known(job)) != ""]
+    if told:
+        first, why = told[0]
+        more = f", and {len(told) - 1} more results that are there" if len(told) > 1 else ""
+        found = (why or "it exists already") + more
         todo = "Choose another output folder, or allow overwriting"
-        raise _error(OutputMediaError, f"Will not write over {standing[0].target}", found, todo)
+        raise _error(OutputMediaError, f"Will not write over {first.target}", found, todo)

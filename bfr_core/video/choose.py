@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..faces.align import sample
+from ..faces.check import LEAST, NO_FACE
 from ..faces.find import SAME_FACE
 from ..faces.pyramid import overlap
 from ..faces.quality import QualityFilter, yaw
@@ -43,7 +44,7 @@ class TrackSelection:
     people: People | None = None
     """By photos."""
     ids: Collection[int] = ()
-    """Only these tracks; the quality filter does not apply to them."""
+    """Only these tracks; neither the quality filter applies to them, nor the check of what is a face."""
     except_ids: Collection[int] = ()
     """All but these tracks."""
     persons: Collection[int] = ()
@@ -126,7 +127,11 @@ def _reason(track: Track, shape: tuple[int, int], choice: TrackSelection, size: 
         x0, y0, x1, y1 = choice.region
         if not (x0 <= x <= x1 and y0 <= y <= y1):
             return f"its middle, {x:.2f} {y:.2f} of the frame, is outside the region asked for"
-    if choice.quality_filter is None or track.id in choice.ids:
+    if track.id in choice.ids:
+        return ""
+    if track.facts.get("likelihood", 1.0) < LEAST:
+        return NO_FACE.format(track.facts["score"])
+    if choice.quality_filter is None:
         return ""
     return _brief(track, choice.quality_filter.min_seconds) or choice.quality_filter.reason(track.facts, size)
 

@@ -16,11 +16,23 @@ from ..media.clips import open_clip
 from ..media.formats import FILMS, film_format, suffixes
 from ..media.luma import assumed_matrix
 from ..media.pyav import open_output, side_data
+from .layouts import choose_format, traits
 from .probe import first_frame
 from .types import VideoInfo
 
 ENCODERS = {"h264": "libx264", "h265": "libx265", "vp9": "libvpx-vp9", "ffv1": "ffv1", "prores": "prores_ks"}
 """Names of codecs that can be asked for, and their encoders."""
+
+FIELDS = ("h264", "ffv1", "prores")
+"""Those that keep the two fields of a frame, and say which comes first."""
+
+_NO_FIELDS = {
+    "h265": "x265 codes each field as a picture of its own, which FFmpeg and players show as frames of their own",
+    "vp9": "VP9 knows no fields",
+}
+
+_CLEAR = {"matroska": ("ffv1", "prores", "vp9"), "mov": ("prores",), "webm": ("vp9",)}
+"""By container: codecs that keep transparency; the first is usual."""
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
@@ -28,11 +40,11 @@ _HOLDS = {each.name: each.codecs for each in FILMS if each.write}
 """By FFmpeg's name of a container: keys of ENCODERS."""
 
 _VP9_SPEED: dict[str, str] = dict(zip(PRESETS, ("8", "7", "6", "5", "4", "3", "2", "1", "0"), strict=True))
-_VP9_DEEP = ("yuv420p10le", "yuv422p10le", "yuv444p10le", "yuv420p12le", "yuv422p12le", "yuv444p12le")
-"""Not in the list that libvpx gives before it is opened; the trial tells whether it was built with them."""
-
 _MOST_SAMPLES = 35_651_584
 """Pixels of a frame that the highest levels of H.264, H.265 and VP9 allow; the number is the same."""
+
+FINEST_CRF = 16
+"""Quality where the input is no guide, and the finest that is chosen by it."""
 
 _WORKERS = 4
 """Threads of an encoder. A fixed number, because their number changes the bits; the machine must not."""
@@ -56,12 +68,15 @@ class EncodeSettings:
 
     codec: str = "auto"
     """'auto' or a key of ENCODERS."""
-    crf: int = 16
-    """Quality, lower is better: 0 to 51, for VP9 to 63. Not asked by FFV1, which loses nothing, and ProRes."""
+    crf: int | None = None
+    """Quality, lower is better: 0 to 51, for VP9 to 63; None follows the input, see `rate`. Not asked by FFV1, which
+    loses nothing, and ProRes."""
     preset: str = "medium"
     """How long the encoder may take, one of PRESETS. Not asked by FFV1 and ProRes."""
     pix_fmt: str = "auto"
     """FFmpeg's name of a pixel format; 'auto' keeps the clip's wherever the encoder takes it."""
+    drop_alpha: bool = False
+    """Leave transparency out; otherwise it is kept, and refused where the container cannot hold it."""
     colour: Colour | None = None
     """Of the result where the clip is RGB and the result is not; None for full range and the usual matrix."""
 
@@ -84,8 +99,20 @@ class Encoding:
 
     @property
     def segment_container(self) -> str:
-        """Container of segments: NUT keeps packets and stamps as they are, and knows no ProRes."""
+        """Container of segments: NUT keeps packets and stamps as they are, and knows no ProRes, nor VP9's alpha."""
+        if self.codec == "libvpx-vp9" and self.has_alpha:
+            return "webm"
         return "mov" if self.codec == "prores_ks" else "nut"
+
+    @property
+    def has_fields(self) -> bool:
+        """Whether its frames are two fields each."""
+        return "field_order" in self.options
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether its pixels have transparency."""
+        return traits(self.pix_fmt).alpha
 
 
 def choose_encoding(
@@ -108,12 +135,12 @@ def choose_encoding(
     notes: list[str] = []
     name = _choose_codec(info, target, container, settings, notes)
     encoder = ENCODERS[name]
-    pix_fmt = _choose_format(info, encoder, settings.pix_fmt, notes)
-    options = _options(name, pix_fmt, settings, gop)
+    pix_fmt = choose_format(info, encoder, settings, notes)
+    options = _options(name, pix_fmt, settings, gop) | (_field_options(name, info.fields) if info.fields else {})
     if name == "h265" and info.hdr and (light := mastering(info)):
         options["x265-params"] += ":" + light
         notes.append("the mastering display's data are carried over")
-    converted = _traits(info.pix_fmt).rgb and not _traits(pix_fmt).rgb
+    converted = traits(info.pix_fmt).rgb and not traits(pix_fmt).rgb
     colour = settings.colour if converted else None
     return Encoding(encoder, pix_fmt, options, container, info.pix_fmt, tuple(notes), colour)
 
@@ -150,6 +177,11 @@ def _choose_codec(info: VideoInfo, target: Path, container: str, settings: Encod
     if name == "auto":
         if container == "webm":
             name = "vp9"
+        elif info.alpha and not settings.drop_alpha and container in _CLEAR:
+            name = _CLEAR[container][0]
+        elif info.fields:
+            deep = {"matroska": "ffv1", "mov": "prores"} if info.depth > 10 else {}
+            name = deep.get(container, "h264")
         elif container == "matroska" and info.codec == "ffv1":
             name = "ffv1"
         else:
@@ -157,108 +189,31 @@ def _choose_codec(info: VideoInfo, target: Path, container: str, settings: Encod
             if name == "h265":
                 why = "its colours are HDR" if info.hdr else f"it has {info.depth} bits a colour"
                 notes.append(f"it is encoded as H.265, because {why}")
+    if info.alpha and name not in _CLEAR.get(container, ()) and not settings.drop_alpha:
+        raise OutputMediaError(
+            f"Cannot keep the transparency of {info.path}",
+            found=f"{target.suffix} holds none as {name}; expected .mkv (ffv1), .mov (prores) or .webm (vp9)",
+            kept="Nothing was started and no file was changed",
+            todo="Choose one of these, or do without transparency (--drop-alpha)",
+        )
+    if info.fields and name not in FIELDS:
+        raise OutputMediaError(
+            f"Cannot write {target} as {name}",
+            found=f"{info.path} is interlaced, and {_NO_FIELDS.get(name, f'{name} has no fields')}; expected one of "
+            f"{', '.join(FIELDS)}",
+            kept="Nothing was started and no file was changed",
+            todo="Choose one of these in .mkv or .mov, or deinterlace it (deinterlace, or --deinterlace)",
+        )
     if name not in _HOLDS[container]:
         fits = suffixes([each for each in FILMS if name in each.codecs], write=True)
         found = f"{target.suffix} files hold {', '.join(sorted(_HOLDS[container]))}"
         raise _refuse(f"Cannot write {name} to {target}", found, f"Use another codec, or one of {', '.join(fits)}")
     most = 63 if name == "vp9" else 51
-    if not 0 <= settings.crf <= most:
+    if settings.crf is not None and not 0 <= settings.crf <= most:
         raise _refuse(
             "Cannot use this quality", f"crf is {settings.crf}, expected 0 to {most}", "Use one in this range"
         )
     return name
-
-
-@dataclass(frozen=True, slots=True)
-class _Traits:
-    """What a pixel format can tell apart."""
-
-    rgb: bool
-    gray: bool
-    alpha: bool
-    depth: int
-    across: int
-    """Columns of pixels that share a chroma sample."""
-    down: int
-
-
-def _traits(name: str) -> _Traits:
-    import av
-
-    shape = av.VideoFormat(name, 64, 64)
-    parts = shape.components
-    colour = [part for part in parts if not part.is_alpha]
-    chroma = [part for part in parts if part.is_chroma]
-    return _Traits(
-        shape.is_rgb,
-        len(colour) == 1,
-        len(parts) > len(colour),
-        max(part.bits for part in colour),
-        64 // min((part.width for part in chroma), default=64),
-        64 // min((part.height for part in chroma), default=64),
-    )
-
-
-def _losses(have: _Traits, get: _Traits) -> list[tuple[int, str]]:
-    """Return what a conversion takes away, each with its weight."""
-    lost: list[tuple[int, str]] = []
-    if have.rgb != get.rgb and not have.gray:
-        lost.append((400, "colours are converted between RGB and YCbCr"))
-    if get.gray and not have.gray:
-        lost.append((10000, "colour is dropped"))
-    if get.depth < have.depth:
-        lost.append((100 * (have.depth - get.depth), f"{have.depth} bits a colour become {get.depth}"))
-    if not have.gray and (get.across > have.across or get.down > have.down):
-        lost.append((300, "the resolution of colour is lowered"))
-    if have.alpha and not get.alpha:
-        lost.append((50, "transparency is dropped"))
-    return lost
-
-
-def _choose_format(info: VideoInfo, encoder: str, asked: str, notes: list[str]) -> str:
-    """Return the pixel format that loses least of the clip's and adds least to it."""
-    import av.codec
-
-    source = info.pix_fmt
-    offered = [shape.name for shape in av.codec.Codec(encoder, "w").video_formats or ()]
-    if encoder == "libvpx-vp9":
-        offered += [name for name in _VP9_DEEP if name not in offered]
-    have = _traits(source)
-    fits: list[tuple[int, int, str]] = []
-    odd = [word for word, size in (("width", info.width), ("height", info.height)) if size % 2]
-    refused_odd = False
-    for place, name in enumerate(offered):
-        get = _traits(name)
-        odd_one = name.startswith(("nv", "p0", "p2", "p4")) or get.across > 2 or get.down > 2
-        if odd_one and name != source:
-            continue
-        halved = (get.across > 1 and info.width % 2) or (get.down > 1 and info.height % 2)
-        if halved and encoder in ("libx264", "libx265"):
-            refused_odd |= name == source
-            continue
-        gained = (
-            (get.depth - have.depth if get.depth > have.depth else 0)
-            + 2 * (get.across < have.across) + 2 * (get.down < have.down)
-            + 8 * (get.alpha and not have.alpha) + 3 * (have.gray and not get.gray)
-            + (name.startswith("yuvj") != source.startswith("yuvj"))
-        )  # fmt: skip
-        weight = sum(weight for weight, _ in _losses(have, get))
-        fits.append((0 if name == source else 10 * weight + gained + 1, place, name))
-    if asked != "auto" and asked not in [name for *_, name in fits]:
-        found = f"found '{asked}', expected auto or one of {', '.join(sorted(name for *_, name in fits))}"
-        raise _refuse(f"Cannot use this pixel format with {encoder}", found, "Use one of these")
-    chosen = min(fits)[2] if asked == "auto" else asked
-    if refused_odd and asked == "auto":
-        notes.append(f"its {' and '.join(odd)} is odd, so it is encoded as {chosen}, which some players cannot show")
-    lost = _losses(have, _traits(chosen))
-    if lost:
-        notes.append(f"{source} becomes {chosen}: {', '.join(text for _, text in lost)}")
-    elif chosen.replace("yuvj", "yuv") != source.replace("yuvj", "yuv") and not refused_odd:
-        get = _traits(chosen)
-        finer = get.across < have.across or get.down < have.down
-        held = "in which colour has more samples" if finer else "which holds all of it"
-        notes.append(f"{source} becomes {chosen}, {held}")
-    return chosen
 
 
 def _options(name: str, pix_fmt: str, settings: EncodeSettings, gop: int) -> dict[str, str]:
@@ -266,7 +221,7 @@ def _options(name: str, pix_fmt: str, settings: EncodeSettings, gop: int) -> dic
 
     Without B-frames the order of packets is that of frames, so that segments join by copying.
     """
-    crf, preset, group = str(settings.crf), settings.preset, str(gop)
+    crf, preset, group = str(FINEST_CRF if settings.crf is None else settings.crf), settings.preset, str(gop)
     if name == "h264":
         return {"crf": crf, "preset": preset, "bf": "0", "g": group}
     if name == "h265":
@@ -279,6 +234,19 @@ def _options(name: str, pix_fmt: str, settings: EncodeSettings, gop: int) -> dic
         return {"level": "3", "slices": "4", "slicecrc": "1", "coder": "1", "context": "0", "g": "1"}
     # By number, as PyAV 14 knows no other way: 4 is 4444, 3 is 422 HQ.
     return {"profile": "4" if "444" in pix_fmt else "3", "vendor": "apl0"}
+
+
+def _field_options(name: str, fields: str) -> dict[str, str]:
+    """Return what an encoder, and the container's header, are told of fields that are stored line by line.
+
+    Source:
+        FFmpeg's own program: of interlaced frames it says TB or BT, which Matroska and MOV call interleaved.
+    """
+    order = {"field_order": "tb" if fields == "tff" else "bt"}
+    if name == "h264":
+        # By the frames alone x264 numbers the fields of both orders as if the top one came first.
+        return order | {"flags": "+ildct+ilme", "x264-params": f"{fields}=1"}
+    return order if name == "ffv1" else order | {"flags": "+ildct+ilme"}
 
 
 def mastering(info: VideoInfo) -> str:
@@ -313,8 +281,11 @@ def add_video(output: Any, encoding: Encoding, info: VideoInfo) -> Any:
     The same encoder is opened for each segment and for the final file, which takes their packets: its header then
     describes them exactly, with every version of PyAV.
     """
+    clear = encoding.codec == "libvpx-vp9" and encoding.has_alpha
     rate = info.rate if info.rate and info.rate < 1000 else Fraction(25)
     stream = output.add_stream(encoding.codec, rate=rate.limit_denominator(100_000), options=dict(encoding.options))
+    if clear:
+        stream.metadata["alpha_mode"] = "1"
     context = stream.codec_context
     stream.width, stream.height, stream.pix_fmt = info.width, info.height, encoding.pix_fmt
     stream.time_base = context.time_base = info.time_base
@@ -337,7 +308,7 @@ def add_video(output: Any, encoding: Encoding, info: VideoInfo) -> Any:
 
 def _matrix(encoding: Encoding, info: VideoInfo) -> int:
     """Return the matrix to write: that of the clip, or the one that pictures without any are converted with."""
-    was, now = _traits(encoding.source_format), _traits(encoding.pix_fmt)
+    was, now = traits(encoding.source_format), traits(encoding.pix_fmt)
     if now.rgb:
         return 0
     if was.rgb or info.matrix == 0:

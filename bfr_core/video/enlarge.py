@@ -11,7 +11,6 @@ from ..media.luma import RED_AND_BLUE, assumed_matrix
 from ..media.scaling import enlarge_plane
 from ..restoration.upscale import Lanczos, check_upscale, upscaled
 from .pixels import Filter, Pixels
-from .probe import INTERLACED
 from .types import VideoFrame, VideoInfo
 
 if TYPE_CHECKING:
@@ -33,12 +32,12 @@ def enlarged_info(info: VideoInfo, factor: int) -> VideoInfo:
     """
     if factor == 1:
         return info
-    if INTERLACED in info.notes:
+    if info.fields:
         raise SettingsError(
             f"Cannot enlarge {info.path}",
             found="it is interlaced, and enlarging would mix the two fields of a frame; expected whole frames",
             kept="Nothing was started and no file was changed",
-            todo="Deinterlace it first, or leave upscale at 1",
+            todo="Deinterlace it (--deinterlace field), or leave upscale at 1",
         )
     check_upscale((info.height, info.width), factor)
     colour = not info.pix_fmt.startswith(("gbr", "gray"))
@@ -83,7 +82,7 @@ class Enlarger:
                 f"Cannot enlarge {self.info.path}",
                 found="a frame of it is interlaced, and enlarging would mix its two fields; expected whole frames",
                 kept="The part that was finished before it is kept",
-                todo="Deinterlace it first, or leave upscale at 1",
+                todo="Deinterlace it (--deinterlace field), or leave upscale at 1",
             )
         if self._shell is None:
             size = f"{self.info.width}:{self.info.height}"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..errors import InputMediaError, RestoreError
+from ..errors import InputMediaError
 from ..restoration.fingerprint import digest_of
 from ..restoration.kept import DiskShelf, KeptFaces
 from ..restoration.options import colours_of
@@ -27,16 +27,17 @@ from .analysis import analyse
 from .choose import apply_json, best_row, thumbnail, to_json
 from .drift import apply_drift, measure_drift
 from .enlarge import Enlarger
+from .fields import Cadence, made_of
 from .join import join
 from .manifest import JobFolder
 from .pipes import Halt
 from .pipes import run as run_pipes
 from .pixels import Pixels
-from .plan import FilmModels, FilmOptions, Plan, expected_frames, fingerprint
-from .reader import Reader, file_fingerprint
+from .plan import FilmModels, FilmOptions, Plan, expected_frames, fingerprint, with_fields
+from .reader import FieldsAs, Reader, file_fingerprint
 from .render import Rendered, reach, render
 from .scan import scan
-from .segments import SegmentWriter
+from .sink import Sink
 from .types import Preview, ProgressCallback, Scan, Track, VideoFrame, no_progress, now_and_then
 
 _TRACKS = "tracks.json"
@@ -108,7 +109,10 @@ class FilmJob:
         self._identity: dict[str, Any] = {}
         self._pixels = Pixels(plan.made)
         larger = options.upscale > 1
-        self._enlarge = Enlarger(plan.info, options.upscale, options.upscaler) if larger else None
+        self._enlarge = (
+            Enlarger(made_of(plan.info, options.deinterlace), options.upscale, options.upscaler) if larger else None
+        )
+        self._cadence = Cadence(plan.info, options.deinterlace)
         self._found = Scan.joined([])
         self._looking = options.looking
         self._render = options.render
@@ -228,11 +232,12 @@ class FilmJob:
             run_pipes(decoded(), looked, keep, check_cancel=halt.check_cancel)
             more = reader.lost_count - len(reader.lost)
             lost = [*reader.lost, *([f"and {more} more frames"] if more else [])]
-            self.folder.finish_scan({"lost": lost, "notes": reader.notes})
+            self.folder.finish_scan({"lost": lost, "notes": reader.notes, "fields": reader.fields})
             # Frames are heard of as they are decoded, by their indices; only now is it known that all were looked at.
             frames = sum(len(part) for part in parts)
             self.on_progress("analyse", frames, frames)
         self._notes += self.folder.scan_notes
+        self._take_fields()
         found = Scan.joined(parts)
         if not len(found):
             raise InputMediaError(
@@ -242,6 +247,14 @@ class FilmJob:
                 todo="Choose another part of the clip",
             )
         return found
+
+    def _take_fields(self) -> None:
+        """Keep the fields of a film whose first frames have none."""
+        if (fields := self.folder.scan_fields) and not self.plan.info.fields:
+            planned = len(self.plan.notes)
+            self.plan = with_fields(self.plan, self.options, fields)
+            self._cadence = Cadence(self.plan.info, self.options.deinterlace)
+            self._notes += self.plan.notes[planned:]
 
     def _picture_of(self, track: Track) -> Path:
         return self.folder.report / f"track_{track.id:04}.png"
@@ -279,8 +292,9 @@ class FilmJob:
         found = self._found
         self.folder.begin(self._render_settings(tracks), "render", self._restart)
         start = time.monotonic()
-        missing = self._missing(len(found))
-        done = len(found) - sum(last - first for first, last in missing)
+        stamps = self._cadence.stamps(found.pts)
+        missing = self._missing(len(stamps))
+        done = len(stamps) - sum(last - first for first, last in missing)
         for first, last in missing:
             self._render_run(tracks, found, first, last, done)
             done += last - first
@@ -298,7 +312,7 @@ class FilmJob:
             size = sum(path.stat().st_size for path in kept.iterdir()) / 1e6
             self._notes.append(f"{kept} keeps {size:,.0f} MB of restored faces for another run; it may be deleted")
         joined = join(
-            self.folder.segments(), self.plan.made, self.plan.target, self.plan.encoding, self.plan.kept, found.pts,
+            self.folder.segments(), self.plan.made, self.plan.target, self.plan.encoding, self.plan.kept, stamps,
             window=self.options.window, check_cancel=self.runtime.check_cancel, on_progress=self.on_progress,
             token=self.folder.token,
         )  # fmt: skip
@@ -333,55 +347,67 @@ class FilmJob:
         Args:
             tracks: of the whole film.
             found: in the whole film.
-            first: frame to begin with.
+            first: frame of the result to begin with.
             last: past the last.
             done: frames that were finished before, for the progress.
         """
-        ahead = reach(found, self._render)
+        cadence, stamps = self._cadence, self._cadence.stamps(found.pts)
+        ahead, each = reach(cadence.times(found.times), self._render), cadence.per_frame
         halt = Halt(self.runtime.check_cancel)
 
         def decoded() -> Iterator[VideoFrame]:
-            for moment in self._reader(halt.check_decoder):
-                if moment.index >= last + ahead:
+            for moment in self._reader(halt.check_decoder, "both" if cadence.split else "first"):
+                if moment.index >= last * each + ahead:
                     return
-                if moment.index >= first - ahead:
+                if moment.index >= first * each - ahead:
                     self._check_stamp(moment, found)
                     yield moment
 
         def restored(moments: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, Any]]:
             made = render(
-                moments, tracks, self.models.restorer, self._render, self.runtime, span=(first, last),
-                upscale=self.options.upscale, enlarge=self._enlarge,
+                moments, cadence.tracks(tracks), self.models.restorer, cadence.options(self._render), self.runtime,
+                span=(first * each, last * each), upscale=self.options.upscale, enlarge=self._enlarge,
             )  # fmt: skip
+            shown = (self._shown(item) for item in made)
+            drawn = cadence.woven(shown, self._pixels) if cadence.weave else map(self._drawn, shown)
             with halt:
-                for count, item in enumerate(made):
+                for count, (moment, picture) in enumerate(drawn):
                     self.runtime.check_cancel()
-                    yield item.moment, self._drawn(item)
-                    self.on_progress("render", done + count + 1, len(found))
+                    yield replace(moment, pts=int(stamps[moment.index])), picture
+                    self.on_progress("render", done + count + 1, len(stamps))
 
-        with _Segments(self, first) as encoder:
+        with Sink(self.folder, self.plan, self.options.segment_frames, first) as encoder:
             run_pipes(decoded(), restored, encoder, check_cancel=halt.check_cancel)
             encoder.finish(last)
 
-    def _drawn(self, item: Rendered) -> Any:
+    def _shown(self, item: Rendered) -> Rendered:
+        """Return what was made, and let the person see it where a face was restored."""
+        self.runtime.check_cancel()
+        if item.after is not None and item.before is not None:
+            self.show(item.before, item.after)
+        return item
+
+    def _drawn(self, item: Rendered) -> tuple[VideoFrame, Any]:
         """Return the frame to encode: the decoder's own where nothing was restored."""
         if item.after is None or item.before is None:
-            return item.moment.picture
-        self.show(item.before, item.after)
-        return self._pixels.write(item.moment.picture, item.before, item.after, item.box)
+            return item.moment, item.moment.picture
+        return item.moment, self._pixels.write(item.moment.picture, item.before, item.after, item.box)
 
     def _check_stamp(self, moment: VideoFrame, found: Scan) -> None:
-        if moment.index >= len(found) or moment.pts != int(found.pts[moment.index]):
+        index = moment.index // 2 if self._cadence.split else moment.index
+        if index >= len(found) or moment.pts != int(found.pts[index]):
             raise InputMediaError(
                 f"{self.plan.info.path} reads otherwise than before",
-                found=f"frame {moment.index} has another time stamp than in the first pass",
+                found=f"frame {index} has another time stamp than in the first pass",
                 kept=f"The finished segments are in {self.plan.folder}; no output was written",
                 todo=f"Check the disk and the file, then delete {self.plan.folder} and run the same command again",
             )
 
-    def _reader(self, check_cancel: Callable[[], None] | None = None) -> Reader:
+    def _reader(self, check_cancel: Callable[[], None] | None = None, fields_as: FieldsAs = "first") -> Reader:
+        """Return what reads the film; frames that are no fields are as they are in any case."""
         return Reader(
             self.plan.info, on_damage=self.options.on_damage, rate=self.options.rate, window=self.options.window,
+            fields_as=fields_as if self.plan.info.fields else "woven",
             check_cancel=check_cancel or self.runtime.check_cancel,
         )  # fmt: skip
 
@@ -408,6 +434,7 @@ class FilmJob:
             "encoding": asdict(self.plan.encoding),
             "segment_frames": options.segment_frames,
             "upscale": self._enlarge.told() if self._enlarge else None,
+            "fields": [self.plan.info.fields, options.deinterlace],
             "dtype": str(self.runtime.dtype),
             "tracks": [track.id for track in tracks if track.restore],
         }
@@ -437,52 +464,3 @@ def _is_edited(written: Any) -> bool:
     if written is None:
         return False
     return not isinstance(written, dict) or written.get("unedited") != _digest(written.get("tracks"))
-
-
-class _Segments:
-    """The sink of the pass: cuts the stream of frames into files, each recorded when it is whole."""
-
-    def __init__(self, job: FilmJob, first: int) -> None:
-        self.job, self.next = job, first
-        self.writer: SegmentWriter | None = None
-
-    def __enter__(self) -> _Segments:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self.writer is not None:
-            self.writer.abort()
-
-    def __call__(self, item: tuple[VideoFrame, Any]) -> None:
-        moment, picture = item
-        if moment.index != self.next:
-            raise RestoreError(
-                "Frames came out of order",
-                found=f"frame {moment.index}, expected {self.next}",
-                kept="The finished segments are kept",
-                todo="Report this with the clip's --dry-run",
-            )
-        each = self.job.options.segment_frames
-        if self.writer is None:
-            plan = self.job.plan
-            self.writer = SegmentWriter(self.job.folder, plan.encoding, plan.made, moment.index // each, moment.index)
-        self.writer.write(picture, moment.pts)
-        self.next += 1
-        if self.next % each == 0:
-            self._close()
-
-    def finish(self, last: int) -> None:
-        """Close the last segment, which is shorter at the end of a film."""
-        if self.next != last:  # what was encoded of its segment is given up: recorded, it would count as whole
-            raise InputMediaError(
-                f"{self.job.plan.info.path} reads otherwise than before",
-                found=f"it ends before frame {self.next}, and had {last} frames or more in the first pass",
-                kept=f"The finished segments are in {self.job.plan.folder}; no output was written",
-                todo=f"Check the disk and the file, then delete {self.job.plan.folder} and run the same command again",
-            )
-        self._close()
-
-    def _close(self) -> None:
-        if self.writer is not None:
-            self.job.folder.record(self.writer.finish())
-            self.writer = None

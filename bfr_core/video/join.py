@@ -19,13 +19,17 @@ from ..media.pyav import chapters, disposition, has_chapters, open_input, open_o
 from .encode import Encoding, add_video
 from .matroska import ROOM, set_shape
 from .segments import Segment
-from .streams import KEEP_STAMPS, PLAIN_KEYS, copy_stream, is_attached, lasts, of_the_clip
+from .sound import Sound
+from .streams import KEEP_STAMPS, PLAIN_KEYS, copy_stream, is_attached, lasts, of_the_clip, stored_sound
+from .timeline import Timeline
 from .types import ProgressCallback, VideoInfo, no_progress
 from .verify import Copied, Written, verify
 
 _LATEST_START_S = 10.0
 """A clip whose first stamp is later, as in recordings of broadcasts, begins at zero in the result: most players show
 nothing until then."""
+_BACK_S = 0.5
+"""By how much the stamps of a copied stream may fall back and be mended."""
 _MOST_TICKS = 2**31 - 1
 
 
@@ -134,10 +138,13 @@ class _Film:
         self.segments, self.info, self.encoding, self.pts = segments, info, encoding, pts
         self.window, self.check_cancel, self.on_progress = window, check_cancel, on_progress
         self.copied: dict[int, Copied] = {}
+        self.sounds: dict[int, Sound] = {}
+        """Streams that are decoded, by their index in the clip."""
         self.chapters: list[dict[str, Any]] = []
         self.metadata: dict[str, str] = {}
         """Of the container, as written."""
         self.notes: list[str] = []
+        self.target = Path()
         self.video = 0
         """Index of the restored stream in the result."""
         self.shift = self._choose_shift()
@@ -159,7 +166,9 @@ class _Film:
         return Written(
             self.video, (self.info.width, self.info.height), self.pts + self.shift, self.info.time_base,
             self.encoding.container in ("mp4", "mov"),
-            list(self.copied.values()), len(self.chapters), self.metadata, float(self._offset), tuple(self.notes),
+            list(self.copied.values()), [sound.heard for sound in self.sounds.values()],
+            len(self.chapters), self.metadata, float(self._offset), tuple(self.notes),
+            self.info.fields, self.info.alpha and self.encoding.has_alpha,
         )  # fmt: skip
 
     def _choose_shift(self) -> int:
@@ -191,6 +200,7 @@ class _Film:
     def write(self, file: Any, target: Path, kept: Sequence[int]) -> None:
         """Write the whole film to an open file."""
         output: Any = None
+        self.target = target
         try:
             with open_clip(self.info.path) as source:
                 container = self.encoding.container
@@ -219,6 +229,7 @@ class _Film:
         return self.encoding.container in ("matroska", "webm") and self.info.pixel_aspect not in (0, 1)
 
     def _fill(self, source: Any, output: Any, kept: Sequence[int]) -> None:
+        recipes = stored_sound(self.info, self.encoding.container, kept)
         self.metadata = of_the_clip(source.metadata)
         output.metadata.update(self.metadata)
         made: dict[int, Any] = {}
@@ -232,6 +243,10 @@ class _Film:
                     video.metadata["title"] = video.metadata.get("title", "") + ROOM
                 set_disposition(video, disposition(stream))
                 self.video = video.index
+            elif stream.index in recipes:
+                sound = self.sounds[stream.index] = Sound(output, stream, recipes[stream.index], self._span)
+                sound.made.metadata.update({key: value for key, value in stream.metadata.items() if lasts(key)})
+                set_disposition(sound.made, disposition(stream))
             elif stream.index in kept:
                 made[stream.index] = copy_stream(output, stream, self.info.path)
         if has_chapters():
@@ -241,16 +256,21 @@ class _Film:
         for index, stream in made.items():
             was = source.streams[index]
             if not is_attached(was, self.encoding.container):
-                self.copied[index] = Copied(index, stream.index, Fraction(was.time_base), _is_cover(was))
+                even = was.codec_context is not None and was.codec_context.name.startswith("pcm_")
+                self.copied[index] = Copied(
+                    index, stream.index, Fraction(was.time_base), _is_cover(was), even=even and was.type == "audio"
+                )
         pictures = self._pictures(video)
         waiting = next(pictures)
         for count, packet in enumerate(self._source_packets(source)):
             if count % 64 == 0:
                 self.check_cancel()
-            index = packet.stream_index
+            index = packet.stream.index  # that of a packet without data, which empties a decoder, is told here alone
             if index == self.info.video:
                 shown = packet.pts if packet.pts is not None else packet.dts
-                if shown == int(self.pts[-1]) and packet.duration:
+                # A film with a picture for each field counts in halves of the clip's ticks.
+                same = packet.time_base == self.info.time_base
+                if same and shown == int(self.pts[-1]) and packet.duration:
                     self.last = packet.duration
             stamp = packet.dts if packet.dts is not None else packet.pts
             # The last frame waits for the end, where its duration is known.
@@ -259,7 +279,10 @@ class _Film:
                     break
                 output.mux(waiting[0])
                 waiting = next(pictures, None)
-            if index in self.copied and packet.size:
+            if index in self.sounds:
+                for ready in self.sounds[index].take(packet, self._offset):
+                    output.mux(ready)
+            elif index in self.copied and packet.size:
                 for ready in self._ready(packet, source.streams[index].type):
                     self._copy(ready, self.copied[index], made[index], output)
         while waiting is not None:
@@ -268,6 +291,22 @@ class _Film:
                 packet.duration = self.last = self.last or self._usual()
             output.mux(packet)
             waiting = next(pictures, None)
+        for copied in self.copied.values():
+            if copied.moved_s:
+                found = f"up to {copied.moved_s:.3f} s"
+                self.notes.append(f"time stamps of stream {copied.index} fell back and were moved by {found}")
+        for sound in self.sounds.values():
+            for packet in sound.finish():
+                output.mux(packet)
+            self.notes += sound.notes()
+
+    @property
+    def _span(self) -> tuple[Fraction, Fraction] | None:
+        """Return from when to when the part that is cut out lasts, in seconds of the clip."""
+        if self.window is None:
+            return None
+        base = self.info.time_base
+        return int(self.pts[0]) * base, (int(self.pts[-1]) + self._usual()) * base
 
     @property
     def _offset(self) -> Fraction:
@@ -282,9 +321,13 @@ class _Film:
     def _source_packets(self, source: Any) -> Iterator[Any]:
         import av.error
 
-        streams = [source.streams[self.info.video], *(source.streams[index] for index in self.copied)]
+        others = [source.streams[index] for index in (*self.copied, *self.sounds)]
+        streams = [source.streams[self.info.video], *others]
+        timeline = Timeline(self.info.joints)
         try:
-            yield from source.demux(*streams)
+            for packet in source.demux(*streams):
+                timeline.move(packet)
+                yield packet
         except av.error.FFmpegError as error:
             raise unreadable(
                 self.info.path,
@@ -337,9 +380,29 @@ class _Film:
         if packet.pts is not None:
             packet.pts += move
         packet.dts += move
+        self._keep_order(packet, copied, stream)
         copied.add(packet, packet.pts if packet.pts is not None else packet.dts)
         packet.stream = stream
         output.mux(packet)
+
+    def _keep_order(self, packet: Any, copied: Copied, stream: Any) -> None:
+        """Move a packet whose decoding stamp falls back a little, as no container takes it; refuse one far back."""
+        strict = self.encoding.container in PLAIN_KEYS and stream.type != "subtitle"
+        step = max(1, math.ceil(Fraction(stream.time_base or packet.time_base) / packet.time_base)) if strict else 0
+        least = None if copied.latest is None else copied.latest + step
+        if least is not None and packet.dts < least and not copied.cover:
+            back = float((least - packet.dts) * packet.time_base)
+            if back > _BACK_S:
+                at = float(packet.dts * packet.time_base)
+                raise self.error(
+                    self.target,
+                    f"the time stamps of stream {copied.index} fall back by {back:.3f} s at {at:.3f} s",
+                    f"Rewrite the clip with a remuxer, or leave the stream out (--drop-streams {copied.index})",
+                )
+            copied.moved_s = max(copied.moved_s, back)
+            packet.dts = least
+            packet.pts = None if packet.pts is None else max(packet.pts, least)
+        copied.latest = packet.dts
 
     def _pictures(self, stream: Any) -> Iterator[tuple[Any, bool]]:
         """Yield the packets of all segments with the stamps of the film, and whether another follows."""

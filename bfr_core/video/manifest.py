@@ -319,6 +319,12 @@ class JobFolder:
         facts = record["facts"] if record else {}
         return [*facts.get("notes", ()), *(f"lost: {reason}" for reason in facts.get("lost", ()))]
 
+    @property
+    def scan_fields(self) -> str:
+        """Which field comes first, once a frame of two was seen in the clip."""
+        record = self._read_record(self.path / _SCAN, "analysis")
+        return record["facts"].get("fields", "") if record else ""
+
     # Files ----------------------------------------------------------------------------------------------------------
 
     def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> tuple[int, str]:

@@ -12,10 +12,13 @@ from ..bounds import check_bounds
 from ..errors import OutputMediaError
 from ..restoration.fingerprint import fingerprint as fingerprint_of
 from ..restoration.options import UPSCALES
+from .alpha import is_transparent
 from .choose import TrackSelection
 from .encode import EncodeSettings, Encoding, check_level, choose_encoding, trial
 from .enlarge import enlarged_info
+from .fields import Deinterlace, made_of, told
 from .probe import no_stamps, probe
+from .rate import follow_input
 from .reader import OnDamage
 from .render import RenderOptions
 from .scan import HALVED_PX, ScanOptions
@@ -59,6 +62,9 @@ class FilmOptions:
     keep_faces: int = 0
     """Bytes of restored faces that stay in the job's folder for another run of it; 0 keeps none there. A runtime that
     has kept faces of its own needs none."""
+    deinterlace: Deinterlace = "off"
+    """What becomes of the fields of an interlaced clip: they stay, 'frame' makes one whole picture of two, and 'field'
+    two, at double rate."""
     upscale: int = field(default=1, metadata={"choices": UPSCALES})
     """How many times as wide and as high the result is. Faces are found and cut out in the film as it is."""
     upscaler: Upscaler | None = None
@@ -115,7 +121,7 @@ def plan_film(source: Path, target: Path, options: FilmOptions | None = None, *,
     """Check that a film can be restored, and say how.
 
     The paths are expected to be checked already (`media.outputs.plan_outputs`): that the target is no input and may be
-    written. Nothing is written but two frames to memory.
+    written. Nothing is written but a few frames to memory.
 
     Args:
         source: the clip.
@@ -134,12 +140,10 @@ def plan_film(source: Path, target: Path, options: FilmOptions | None = None, *,
     info = probe(source, stream=options.stream)
     if info.start is None and options.rate is None:
         raise no_stamps(source)
+    if info.alpha and not is_transparent(info, rate=options.rate, window=options.window):
+        info = replace(info, alpha=False, notes=(*info.notes, "Its alpha channel is opaque throughout."))
     kept, notes = plan_streams(info, target, drop=options.drop)
-    made = enlarged_info(info, options.upscale)
-    encoding = choose_encoding(made, target, options.encode, gop=options.segment_frames)
-    if options.upscale > 1:
-        check_level(encoding, made)
-    trial(encoding, made)
+    made, encoding = _encoded(info, target, options)
     folder = folder or target.with_name(target.name + JOB_SUFFIX)
     _check_space(info, target, folder, options.window)
     return Plan(
@@ -149,8 +153,35 @@ def plan_film(source: Path, target: Path, options: FilmOptions | None = None, *,
         folder,
         encoding,
         tuple(kept),
-        (*info.notes, *notes, *encoding.notes),
+        (*info.notes, *told(info, options.deinterlace), *notes, *encoding.notes),
     )
+
+
+def _encoded(info: VideoInfo, target: Path, options: FilmOptions) -> tuple[VideoInfo, Encoding]:
+    """Return what the result is, and an encoding that passed its trial."""
+    made = enlarged_info(made_of(info, options.deinterlace), options.upscale)
+    encoding = choose_encoding(made, target, options.encode, gop=options.segment_frames)
+    if options.upscale > 1:
+        check_level(encoding, made)
+    trial(encoding, made)
+    if options.encode.crf is None:
+        encoding = follow_input(
+            info,
+            encoding,
+            options.segment_frames,
+            rate=options.rate,
+            window=options.window,
+            on_damage=options.on_damage,
+        )
+    return made, encoding
+
+
+def with_fields(plan: Plan, options: FilmOptions, fields: str) -> Plan:
+    """Return the plan of a clip whose frames are whole at first and turn out to be interlaced later."""
+    info = replace(plan.info, fields=fields)
+    made, encoding = _encoded(info, plan.target, options)
+    late = told(info, options.deinterlace)
+    return replace(plan, info=info, made=made, encoding=encoding, notes=(*plan.notes, *late, *encoding.notes))
 
 
 def _check_space(info: VideoInfo, target: Path, folder: Path, window: tuple[float, float] | None) -> None:

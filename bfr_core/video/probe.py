@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputMediaError
-from ..media.clips import clock, moving_streams, open_clip, orientation, pick_video, read_frames, unreadable
+from ..media.clips import clock, moving_streams, open_clip, orientation, pick_video, read_frames, says_clear, unreadable
+from ..media.formats import misnamed
 from ..media.pyav import rational
+from .fields import Orders
 from .pixels import REFUSED, Pixels, depth_of, has_alpha, planar_format, square_chroma
+from .timeline import find_joints
 from .types import StreamInfo, VideoInfo
 
 _TRIES = 9
@@ -22,7 +25,8 @@ _TRIES = 9
 _LARGEST = 16384 * 16384
 """Pixels of a frame; a file of a kilobyte can claim more, and memory would go before the first face."""
 
-INTERLACED = "It is interlaced; frames are restored as they are, with both fields."
+_FASTEST = 1000
+"""Frames a second; a header that says more counts ticks."""
 
 
 def no_stamps(path: Path) -> InputMediaError:
@@ -65,6 +69,9 @@ def _describe(path: Path, container: Any, wanted: int | None) -> VideoInfo:
         raise unreadable(path, found, "Convert the clip to BT.709 or BT.2020 first")
     rgb = frame.format.is_rgb or stored == "pal8"
     seconds = _seconds(container, video)
+    joints, length = find_joints(path, container.format.name)
+    if joints:  # the header knows the first and the last stamp only
+        seconds = length
     info = VideoInfo(
         path=path,
         container=container.format.name,
@@ -89,6 +96,8 @@ def _describe(path: Path, container: Any, wanted: int | None) -> VideoInfo:
         transfer=_colour(frame, context, "color_trc"),
         alpha=has_alpha(pix_fmt),
         start=_start(frame, clock(container.format.name, frame)),
+        joints=joints,
+        fields=Orders()(frame),
     )
     notes += [*Pixels(info).notes, *_remarks(info, frame, video, stored)]
     return replace(info, notes=tuple(notes))
@@ -128,8 +137,9 @@ def _stream_info(stream: Any) -> StreamInfo:
 
 
 def _rate(video: Any) -> Fraction | None:
-    rate = rational(video.average_rate) or rational(video.guessed_rate)
-    return rate if rate and rate > 0 else None
+    # Of raw DV the average is that of the ticks.
+    rates = (rational(rate) for rate in (video.average_rate, video.guessed_rate, video.base_rate))
+    return next((rate for rate in rates if rate and 0 < rate <= _FASTEST), None)
 
 
 def _seconds(container: Any, video: Any) -> float | None:
@@ -146,13 +156,16 @@ def _colour(frame: Any, context: Any, name: str) -> int:
 
 def _remarks(info: VideoInfo, frame: Any, video: Any, stored: str) -> list[str]:
     notes = []
+    if told := misnamed(info.path):
+        notes.append(f"{told[0].upper()}{told[1:]}.")
+    if info.joints:
+        times = "in one place" if len(info.joints) == 1 else f"in {len(info.joints)} places"
+        notes.append(f"Its times start anew {times}, as in joined recordings; its parts are put one behind the other.")
     if info.seconds is None:
         notes.append("Its length is not known before the end.")
     if info.start is None:
         notes.append("Its frames have no time stamps, so a frame rate has to be given.")
-    if frame.interlaced_frame:
-        notes.append(INTERLACED)
-    if video.metadata.get("alpha_mode") == "1" and not info.alpha:
+    if says_clear(video) and not info.alpha:
         notes.append("Its transparency cannot be decoded and is lost.")
     if "f32" in stored or "f16" in stored:
         notes.append(f"Its samples are floating point ({stored}) and become 16-bit integers.")

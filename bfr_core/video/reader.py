@@ -12,12 +12,16 @@ from typing import Any, Literal
 from ..errors import InputMediaError, SettingsError
 from ..media.clips import clock, open_clip, read_frames, unreadable
 from ..media.scaling import ACCURATE
+from .fields import Orders, apart
 from .pixels import Filter, Pixels
-from .probe import INTERLACED, no_stamps
+from .probe import no_stamps
+from .timeline import Timeline
 from .types import VideoFrame, VideoInfo
 
 OnDamage = Literal["stop", "hold", "skip"]
 ON_DAMAGE: tuple[OnDamage, ...] = ("stop", "hold", "skip")
+
+FieldsAs = Literal["woven", "first", "both"]
 
 FAILURES = 9
 """Decoding failures in a row that stop a run under every policy: a decoder that has lost its way gives nothing more."""
@@ -56,6 +60,9 @@ class Reader:
         rate: frames a second of a clip that has no time stamps.
         window: start and length in seconds from the first frame on; other frames are not given. The first one that is
             given then has index 0 and time 0.
+        fields_as: how to give frames of two fields: 'woven' as they are, 'first' the first field as a whole picture,
+            'both' each field as a picture of its own, so that there are two for every frame, with its time stamp, and
+            also for those that are no fields.
         check_cancel: called for every packet; raises to stop.
 
     Attributes:
@@ -63,6 +70,7 @@ class Reader:
         lost: descriptions of the first losses.
         lost_count: all losses.
         notes: what a person should know, complete after the end.
+        fields: 'tff' or 'bff' once a frame of two fields was seen, '' before.
         pixels: the conversions behind `VideoFrame.rgb` and `VideoFrame.small`.
 
     Raises:
@@ -76,6 +84,7 @@ class Reader:
         on_damage: OnDamage = "stop",
         rate: Fraction | None = None,
         window: tuple[float, float] | None = None,
+        fields_as: FieldsAs = "woven",
         check_cancel: Callable[[], None] = lambda: None,
     ) -> None:
         if on_damage not in ON_DAMAGE:
@@ -85,7 +94,7 @@ class Reader:
         if window is not None and not (window[0] >= 0 and window[1] > 0):
             raise _refuse("window", window, "a start from 0 on and a length above 0, in seconds")
         self.info, self.on_damage, self.rate, self.window = info, on_damage, rate, window
-        self.check_cancel = check_cancel
+        self.fields_as, self.check_cancel = fields_as, check_cancel
         self.pixels = Pixels(info)
         self._reset()
 
@@ -93,6 +102,8 @@ class Reader:
         self.frames, self.lost_count = 0, 0
         self.lost: list[str] = []
         self.notes: list[str] = []
+        self.fields = ""
+        self._orders = Orders()
         self._number = 0  # of decoded frames, those outside the window included
         self._layout: tuple[int, int, str] | None = None
         self._clock = ""
@@ -111,7 +122,7 @@ class Reader:
         zero = self.info.start
         from_s, until_s = (0.0, float("inf")) if self.window is None else (self.window[0], sum(self.window))
         begin = None
-        for picture, pts in self._ascending(self._decoded(from_s)):
+        for whole, pts, pictures, lasts in self._whole(from_s):
             zero = pts if zero is None else zero
             time = float((pts - zero) * self.info.time_base)
             if time < from_s:
@@ -120,12 +131,24 @@ class Reader:
                 break
             begin = time if begin is None else begin
             shown = time - begin if self.window is not None else time
-            yield self._moment(picture, pts, shown)
+            for number, picture in enumerate(pictures):
+                step = float(number * lasts / len(pictures) * self.info.time_base)
+                yield self._moment(picture, pts, shown + step, whole if len(pictures) > 1 else None)
         if not self.frames:
             if self.window is not None:
                 found = f"no frame of it lies between {from_s:g} and {until_s:g} s"
                 raise unreadable(self.info.path, found, "Choose another window")
             raise unreadable(self.info.path, "no frame of it can be used", "Get a whole copy of the clip")
+
+    def _whole(self, from_s: float) -> Iterator[tuple[Any, int, tuple[Any, ...], int]]:
+        """Yield frames with their time stamps, the pictures that are given of each, and the ticks they last."""
+        frames = self._ascending(self._decoded(from_s))
+        if self.fields_as == "woven":
+            for picture, pts in frames:
+                yield picture, pts, (picture,), 0
+            return
+        for each in apart(frames, self.info, both=self.fields_as == "both"):
+            yield each.whole, each.pts, each.pictures, each.lasts
 
     # --- packets and frames --------------------------------------------------------------------------------------
 
@@ -134,7 +157,8 @@ class Reader:
         with open_clip(self.info.path) as container:
             frames = self._frames(container)
             start = self.info.start
-            if from_s < _SEEK_S or start is None or self.on_damage != "stop" or not self._enter(container, from_s):
+            whole = from_s < _SEEK_S or start is None or self.on_damage != "stop" or self.info.joints
+            if start is None or whole or not self._enter(container, from_s):
                 yield from frames
                 return
             first = next(frames, None)
@@ -160,12 +184,14 @@ class Reader:
 
     def _frames(self, container: Any) -> Iterator[Any]:
         stream = self._open_stream(container)
+        timeline = Timeline(self.info.joints)
         # In Matroska and AVI only the last packets of all streams tell that the end is missing.
         streams = () if self._counts_all(container) else (stream,)
         gave_up = False
 
         def on_packet(packet: Any) -> None:
             self.check_cancel()
+            timeline.move(packet)
             if packet.pts is not None and packet.time_base:
                 self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
 
@@ -276,8 +302,7 @@ class Reader:
             old, new = ("{} x {} {}".format(*each) for each in (self._layout, layout))
             found = f"frame {number} is {new}; those before it are {old}"
             raise unreadable(self.info.path, found, "Cut the clip there and restore the parts by themselves", _KEPT)
-        if frame.interlaced_frame and INTERLACED not in (*self.info.notes, *self.notes):
-            self.notes.append(INTERLACED)
+        self.fields = self.fields or self._orders(frame)
 
     def _made_upright(self, frame: Any) -> Any:
         info = self.info
@@ -305,10 +330,10 @@ class Reader:
         picture.pts = pts
         return picture
 
-    def _moment(self, picture: Any, pts: int, time: float) -> VideoFrame:
+    def _moment(self, picture: Any, pts: int, time: float, whole: Any) -> VideoFrame:
         index, self.frames = self.frames, self.frames + 1
         pixels = self.pixels
-        return VideoFrame(index, time, lambda: pixels.rgb(picture), lambda: pixels.small(picture), picture, pts)
+        return VideoFrame(index, time, lambda: pixels.rgb(picture), lambda: pixels.small(picture), picture, pts, whole)
 
     # --- faults --------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..bounds import bounded, check_bounds
 from ..errors import InputMediaError
 from ..faces.align import FFHQ_TEMPLATE, sample, similarity
+from ..faces.check import likelihoods, view_of_crop
 from ..faces.pyramid import overlap
 from ..faces.quality import CROP, sharpness
 from ..runtime import Runtime
@@ -167,6 +168,7 @@ class _Seen:
     face: Face
     identity: np.ndarray | None = None
     sharpness: float = float("nan")
+    likelihood: float = float("nan")
 
 
 @dataclass(slots=True)
@@ -339,7 +341,7 @@ class _Scanner:
             self.last, self.held = self.held[-1], []
 
     def _ask(self, row: _Row) -> None:
-        """Ask the faces of a frame who they are and how sharp, where that is due."""
+        """Ask the faces of a frame whether they are any, who they are and how sharp, where that is due."""
         self.asked = [(time, box) for time, box in self.asked if row.time - time < self.options.identity_s]
         due = [number for number, seen in enumerate(row.seen or []) if self._is_due(row, number)]
         if not due or not row.seen:
@@ -356,8 +358,11 @@ class _Scanner:
 
             vectors = identities(self.recogniser, torch.stack(crops)).numpy().astype(np.float32)
             self.width = vectors.shape[1]
+        # What a person or another tool said is a face is one.
+        told = isinstance(self.detector, GivenFaces)
+        likely = [1.0] * len(crops) if told else likelihoods(torch.stack([view_of_crop(crop) for crop in crops]))
         for place, number in enumerate(due):
-            row.seen[number].sharpness = sharpness(crops[place])
+            row.seen[number].sharpness, row.seen[number].likelihood = sharpness(crops[place]), likely[place]
             row.seen[number].identity = None if vectors is None else vectors[place]
 
     def _is_due(self, row: _Row, number: int) -> bool:
@@ -439,4 +444,5 @@ def _part(rows: Sequence[_Row], frame: Sequence[int], seen: Sequence[_Seen], wid
             len(seen), width
         ),
         sharpness=np.array([one.sharpness for one in seen], np.float32),
+        likelihood=np.array([one.likelihood for one in seen], np.float32),
     )

@@ -16,6 +16,7 @@ from ..media.luma import assumed_matrix
 from ..media.pyav import open_output
 from ..media.scaling import ACCURATE
 from .encode import Encoding, add_video
+from .fields import Marker, Orders, per_field, rows_of_chroma
 from .types import VideoInfo
 
 PREFIX = "segment_"
@@ -56,6 +57,7 @@ class SegmentWriter:
         self.frames = 0
         self._path = Path(folder) / f"{PREFIX}{number:06}.{encoding.segment_container}"
         self._last: int | None = None
+        self._orders, self._mark = Orders(), Marker()
         self._packets = 0
         self._output: Any = None
         self._stack = ExitStack()
@@ -94,7 +96,11 @@ class SegmentWriter:
                     f"{self.info.width} x {self.info.height}",
                     "Restore the parts of the clip by themselves",
                 )
+            order = self._orders(picture)
             frame = fit(picture, self.encoding, self.info)
+            if self.info.fields and (order or self.encoding.codec != "ffv1"):
+                # One that is no fields goes with the rest, except where every frame is described by itself.
+                frame = self._mark(frame, order or self.info.fields)
             frame.pts, frame.time_base = pts, self.info.time_base
             # A decoded frame remembers what kind it was, and an encoder takes that for an order.
             frame.pict_type = 0
@@ -217,6 +223,8 @@ def fit(picture: Any, encoding: Encoding, info: VideoInfo) -> Any:
     if colour := encoding.colour:
         reach, colours = max(colour.range, 1), {"dst_colorspace": 5 if colour.matrix == 2 else colour.matrix}
     ranges = {} if _is_rgb(had) else {"src_color_range": reach}
+    if info.fields and rows_of_chroma(had) != rows_of_chroma(wanted):
+        return per_field(picture, wanted)
     return picture.reformat(format=wanted, interpolation=ACCURATE, dst_color_range=reach, **ranges, **colours)
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputMediaError, SettingsError
 from ..media.clips import is_cover, open_clip
+from ..media.formats import FILMS
 from ..media.pyav import disposition, has_chapters, open_input, open_output, set_disposition
 from .encode import container_of
+from .sound import Recipe, Sound, name_of_unknown, recipe_for
 from .types import StreamInfo, VideoInfo
 
 _TRIED_PACKETS = 400
 """Packets of a clip that are looked at for the first ones of each stream: some containers refuse only at a packet."""
+_TRIED_SOUND = 30
+"""Packets of sound that are decoded and stored, to see whether that can be done."""
 
 KEEP_STAMPS = {"avoid_negative_ts": "disabled"}
 """For muxers: sound that begins before the pictures does so in the result, and nothing else moves for it."""
@@ -37,7 +42,9 @@ def plan_streams(info: VideoInfo, target: Path, drop: Collection[int] = ()) -> t
     """Return the streams that are copied beside the restored pictures, and what a person should know of the rest.
 
     Every stream is tried: its header and its first packets are written to memory. Data streams, such as time codes
-    and camera telemetry, are not copied and noted; time code written in the metadata is kept with them.
+    and camera telemetry, are not copied and noted; time code written in the metadata is kept with them. Sound that the
+    container, or PyAV, does not take is kept as well, decoded (see `stored_sound`), and noted; sound without a decoder
+    is left out and noted where there is another.
 
     Args:
         info: the clip.
@@ -49,6 +56,9 @@ def plan_streams(info: VideoInfo, target: Path, drop: Collection[int] = ()) -> t
         OutputMediaError: the container cannot hold a stream that is not dropped.
     """
     container = container_of(target)
+    unknown = {stream.index for stream in info.streams if stream.kind == "audio" and not stream.codec}
+    other_sound = any(each.kind == "audio" and each.index not in {*drop, *unknown} for each in info.streams)
+    info = replace(info, streams=tuple(_named(info, stream) for stream in info.streams))
     there = {stream.index for stream in info.streams}
     for index in drop:
         if index not in there or index == info.video:
@@ -66,24 +76,45 @@ def plan_streams(info: VideoInfo, target: Path, drop: Collection[int] = ()) -> t
             continue
         if stream.kind in ("data", "unknown"):
             notes.append(f"stream {_title(stream)} is not copied")
+        elif stream.index in unknown and other_sound:
+            notes.append(f"stream {_title(stream)} is left out: this build of FFmpeg has no decoder for it")
         else:
             wanted.append(stream)
     refused = _try(info, container, wanted)
+    recipes = _recipes(info, container, [stream for stream, _ in refused])
+    notes += [_told(info, target, stream, recipes[stream.index]) for stream, _ in refused if stream.index in recipes]
+    refused = [(stream, why) for stream, why in refused if stream.index not in recipes]
     if refused:
         names = "; ".join(f"{_title(stream)}: {why}" for stream, why in refused)
         numbers = ", ".join(str(stream.index) for stream, _ in refused)
-        other = "another container" if container == "matroska" else "another container, such as .mkv,"
+        fits = [
+            each for each in FILMS
+            if each.write and each.name != container and not _unheld(info, each.name, [stream for stream, _ in refused])
+        ]  # fmt: skip
+        other = f"Choose {' or '.join(each.suffixes[0] for each in fits)}, or drop" if fits else "Drop"
         raise OutputMediaError(
             f"{target.suffix} cannot hold all streams of {info.path}",
             found=f"stream {names}",
             kept="Nothing was started and no file was changed",
-            todo=f"Choose {other} or drop them by number: {numbers}",
+            todo=f"{other} them by number: {numbers}",
         )
     if not has_chapters():
         import av
 
         notes.append(f"chapters are not copied: PyAV {av.__version__} cannot read them; expected 16 or newer")
     return tuple(stream.index for stream in wanted), notes
+
+
+def stored_sound(info: VideoInfo, container: str, kept: Collection[int]) -> dict[int, Recipe]:
+    """Return which of the streams that are kept are not copied but decoded, and how their sound is stored.
+
+    Args:
+        info: the clip.
+        container: FFmpeg's name of the one to write.
+        kept: indices of streams, from `plan_streams`.
+    """
+    sounds = [stream for stream in info.streams if stream.index in kept and stream.kind == "audio"]
+    return _recipes(info, container, [stream for stream, _ in _try(info, container, sounds)])
 
 
 def copy_stream(output: Any, stream: Any, path: Path) -> Any:
@@ -129,7 +160,57 @@ def _title(stream: StreamInfo) -> str:
     return f"{stream.index} ({told})"
 
 
-def _try(info: VideoInfo, container: str, wanted: list[StreamInfo]) -> list[tuple[StreamInfo, str]]:
+def _named(info: VideoInfo, stream: StreamInfo) -> StreamInfo:
+    """Return a stream under the name that the file has for its codec, where FFmpeg has none."""
+    if stream.codec or stream.kind == "attachment":
+        return stream
+    return replace(stream, codec=name_of_unknown(info.path, stream.index))
+
+
+def _told(info: VideoInfo, target: Path, stream: StreamInfo, recipe: Recipe) -> str:
+    """Say that a stream is decoded, and which containers would take it as it is."""
+    container = container_of(target)
+    takes = [each for each in FILMS if each.write and each.name != container and not _try(info, each.name, [stream])]
+    other = f"; {' and '.join(each.suffixes[0] for each in takes)} would hold it as it is" if takes else ""
+    return f"stream {_title(stream)} becomes {recipe.title}, which is what its decoder gives{other}"
+
+
+def _unheld(info: VideoInfo, container: str, streams: Sequence[StreamInfo]) -> list[StreamInfo]:
+    """Return the streams that a container holds neither as they are nor decoded."""
+    refused = [stream for stream, _ in _try(info, container, streams)]
+    recipes = _recipes(info, container, refused)
+    return [stream for stream in refused if stream.index not in recipes]
+
+
+def _recipes(info: VideoInfo, container: str, streams: Sequence[StreamInfo]) -> dict[int, Recipe]:
+    """Return how a container holds the decoded sound of streams, those of which it can; their beginning is tried."""
+    import av.error
+
+    found: dict[int, Recipe] = {}
+    for told in streams:
+        if told.kind != "audio" or not told.codec:
+            continue
+        with open_clip(info.path) as source:
+            stream = source.streams[told.index]
+            recipe = recipe_for(stream, container)
+            if recipe is None:
+                continue
+            output = open_output(io.BytesIO(), format=container)
+            try:
+                sound = Sound(output, stream, recipe)
+                for _, packet in zip(range(_TRIED_SOUND), source.demux(stream), strict=False):
+                    for ready in sound.take(packet):
+                        output.mux(ready)
+                for ready in sound.finish():
+                    output.mux(ready)
+                output.close()
+                found[told.index] = recipe
+            except (av.error.FFmpegError, ValueError, TypeError, OverflowError):
+                _shut(output)
+    return found
+
+
+def _try(info: VideoInfo, container: str, wanted: Sequence[StreamInfo]) -> list[tuple[StreamInfo, str]]:
     """Return the streams that the container refuses or drops, and why."""
     import av.error
 
@@ -137,6 +218,7 @@ def _try(info: VideoInfo, container: str, wanted: list[StreamInfo]) -> list[tupl
     refused: dict[int, str] = {}
     tried: dict[int, tuple[io.BytesIO, Any, Any]] = {}
     written = dict.fromkeys((told.index for told in wanted), 0)
+    shown = dict(written)
     with open_clip(info.path) as source:
         for told in wanted:
             file, index = io.BytesIO(), told.index
@@ -159,7 +241,9 @@ def _try(info: VideoInfo, container: str, wanted: list[StreamInfo]) -> list[tupl
             if packet.dts is None and not is_cover(source.streams[index]):
                 continue
             try:
-                packet.pts, packet.dts = packet.pts or packet.dts or 0, packet.dts or 0
+                # Stamps of their own: what is asked is whether the container holds the stream, not when it is shown.
+                packet.pts = packet.dts = shown[index]
+                shown[index] += max(1, packet.duration or 1)
                 packet.stream = tried[index][2]
                 tried[index][1].mux(packet)
                 written[index] += 1
@@ -202,4 +286,6 @@ def of_the_clip(metadata: dict[str, str]) -> dict[str, str]:
 
 def lasts(key: str) -> bool:
     """Tell whether a note on the pictures still holds of the restored ones; those on the encoded data do not."""
-    return key.lower() not in ("encoder", "rotate") and not key.startswith(("BPS", "DURATION", "NUMBER_OF_", "_STAT"))
+    return key.lower() not in ("encoder", "rotate", "alpha_mode") and not key.startswith(
+        ("BPS", "DURATION", "NUMBER_OF_", "_STAT")
+    )

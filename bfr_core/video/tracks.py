@@ -285,7 +285,7 @@ def facts(scan: Scan, rows: np.ndarray) -> dict[str, float]:
 
     size: of the box, in pixels (geometric mean of its sides); side: of the FFHQ crop, in pixels of the frame; eyes:
     their distance, in pixels; yaw: degrees; score: the detector's; looks: how many there were; seconds: from first to
-    last; sharpness: see `faces.quality`, where measured.
+    last; sharpness: see `faces.quality`, and likelihood that it is a face, see `faces.check`, where measured.
     """
     boxes, points = scan.boxes[rows].astype(np.float64), scan.points[rows]
     scale = np.hypot(*crop_matrices(points)[:, :, 0].T)
@@ -299,9 +299,10 @@ def facts(scan: Scan, rows: np.ndarray) -> dict[str, float]:
     told = {name: round(float(np.median(values)), 3) for name, values in known.items()}
     times = scan.times[scan.frame[rows]]
     told |= {"looks": float(len(rows)), "seconds": round(float(times[-1] - times[0]), 3)}
-    sharp = scan.sharpness[rows]
-    sharp = sharp[np.isfinite(sharp)]
-    return told | ({"sharpness": round(float(np.median(sharp)), 3)} if len(sharp) else {})
+    for name, values in (("sharpness", scan.sharpness[rows]), ("likelihood", scan.likelihood[rows])):
+        if np.isfinite(values).any():
+            told[name] = round(float(np.nanmedian(values)), 3)
+    return told
 
 
 def box_sizes(boxes: np.ndarray) -> np.ndarray:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .timeline import Joint
+
 ProgressCallback = Callable[[str, int, int], None]
 """Hears the name of a pass, frames done, and frames in all (0 where nobody knows)."""
 
@@ -93,10 +95,15 @@ class VideoInfo:
     primaries: int
     transfer: int
     alpha: bool
+    """It has transparency, which a plan knows to be in use: an alpha channel that is opaque throughout is none."""
     notes: tuple[str, ...] = ()
     """What a person should know of it: other video streams, missing durations, turned pixels."""
     start: int | None = None
     """Time stamp of the first frame; None where the clip has none."""
+    joints: tuple[Joint, ...] = ()
+    """Where its times start anew: what lies behind is moved, so that all of them ascend."""
+    fields: str = ""
+    """Which of a frame's two fields comes first, 'tff' the top or 'bff' the bottom one; '' where frames are whole."""
 
     @property
     def hdr(self) -> bool:
@@ -127,6 +134,8 @@ class VideoFrame:
     """The decoder's frame, upright, in its own pixel format."""
     pts: int = 0
     """In the clip's time base; 0 where the frame comes from no clip."""
+    whole: Any = None
+    """The frame of two fields, where `picture` is one of them; see `fields`."""
 
 
 @dataclass(slots=True)
@@ -153,6 +162,12 @@ class Scan:
     """(M, D) float32 of unit length, NaN in rows that the recogniser was not asked about; D may be 0."""
     sharpness: np.ndarray
     """(M,) float32, see `faces.quality`; NaN where not measured."""
+    likelihood: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(M,) float32 that it is a face, see `faces.check`; NaN where not looked at. Scans of before have none."""
+
+    def __post_init__(self) -> None:
+        if len(self.likelihood) != len(self.scores):
+            object.__setattr__(self, "likelihood", np.full(len(self.scores), np.nan, np.float32))
 
     def __len__(self) -> int:
         return len(self.times)

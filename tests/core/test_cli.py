@@ -103,7 +103,7 @@ def test_a_bad_file_is_named_and_the_rest_goes_on(portrait, tmp_path, capsys):
     assert run("restore", portrait.parent, "-o", tmp_path / "out", "--report", report) == 1
     told = capsys.readouterr()
     assert "broken.png" in told.err and "page.jpg" in told.err and "1 of 3 pictures done" in told.out
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["portrait.png"]
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["portrait.png"]
     assert [file["status"] for file in json.loads(report.read_text())["files"]].count("failed") == 2
 
 

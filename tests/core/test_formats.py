@@ -26,10 +26,12 @@ from bfr_core.media.clips import open_clip, read_frames, upright
 from bfr_core.media.formats import (
     FILMS,
     PICTURES,
+    content_format,
     demuxers,
     film_format,
     is_clip,
     is_picture,
+    misnamed,
     picture_format,
     suffixes,
     titles,
@@ -46,6 +48,9 @@ ROOT = Path(__file__).resolve().parents[2]
 MADE_WITH = {
     "avi": ("mpeg4", "avi"), "mpegts": ("libx264", "mpegts"), "mpeg": ("mpeg2video", "mpeg"), "gif": ("gif", "gif"),
     "h264": ("libx264", "h264"), "hevc": ("libx265", "hevc"), "webm": ("libvpx-vp9", "webm"),
+    "dv": ("dvvideo", "dv"), "asf": ("wmv2", "asf"), "mxf": ("mpeg2video", "mxf"), "ogg": ("libvpx", "ogg"),
+    "rm": ("rv20", "rm"), "wtv": ("mpeg2video", "wtv"), "mpegvideo": ("mpeg2video", "mpeg2video"),
+    "yuv4mpegpipe": ("wrapped_avframe", "yuv4mpegpipe"), "ivf": ("libvpx-vp9", "ivf"),
 }  # fmt: skip
 """Encoder and muxer of a format; H.264 and the format's own name where it is not here."""
 
@@ -57,7 +62,8 @@ def film(path: Path, count: int = 6) -> Path:
     codec, container = MADE_WITH.get(found.name, ("libx264", found.name))
     options = {"x265-params": "log-level=none"} if codec == "libx265" else None
     pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
-    return media.write_clip(path, count, codec=codec, container=container, pix_fmt=pix_fmt, options=options)
+    size = {"dvvideo": (720, 576), "rv20": (352, 288)}.get(codec, (96, 64))  # those that the codec knows
+    return media.write_clip(path, count, size=size, codec=codec, container=container, pix_fmt=pix_fmt, options=options)
 
 
 # --- the table ---------------------------------------------------------------------------------------------------
@@ -68,13 +74,16 @@ def test_every_suffix_names_one_format():
     assert len(every) == len(set(every)) and all(suffix[0] == "." and suffix == suffix.lower() for suffix in every)
     for one, other in combinations((*PICTURES, *FILMS), 2):
         assert one.name != other.name and one.title != other.title
-    assert suffixes(FILMS, write=True) == (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+    assert suffixes(FILMS, write=True) == (".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm")
     assert {each.name for each in FILMS if each.write} == {each.name for each in FILMS if each.codecs}
 
 
 def test_lists_for_texts():
     assert titles(PICTURES) == titles(PICTURES, write=True) == "JPEG, PNG, WebP and TIFF"
-    assert titles(FILMS) == "MP4, MOV, MKV, WebM, AVI, MPEG-TS, MPEG-PS, raw H.264, raw H.265 and GIF"
+    assert titles(FILMS) == (
+        "MP4, MOV, MKV, WebM, AVI, MPEG-TS, MPEG-PS, 3GP, DV, WMV, FLV, F4V, MXF, Ogg, RealMedia, WTV, "
+        "raw MPEG-1 and -2, raw H.264, raw H.265, Y4M, IVF, NUT and GIF"
+    )
     assert titles(FILMS, write=True) == "MP4, MOV, MKV and WebM" and titles(FILMS[:1]) == "MP4"
     assert titles(PICTURES[:2], last="or") == "JPEG or PNG"
 
@@ -119,6 +128,60 @@ def test_every_film_is_read(tmp_path, suffix):
     numbers = [media.number((moment.rgb() * 255).round().byte().permute(1, 2, 0).numpy()) for moment in moments]
     assert numbers == list(range(6))
     assert is_clip(path) and plan_outputs([path], tmp_path / "out", clips=True)[0].source == path
+
+
+@pytest.mark.parametrize(
+    ("real", "name"),
+    [("a.avi", "b.mp4"), ("a.mkv", "b.avi"), ("a.mp4", "b.mkv"), ("a.m2ts", "b.mpg"), ("a.vob", "b.mov"),
+     ("a.wmv", "b.avi"), ("a.flv", "b.mp4"), ("a.dv", "b.avi"), ("a.h264", "b.mp4"), ("a.mp4", "b.jpg"),
+     ("a.mov", "b"), ("a.mkv", "b.dat"), ("a.gif", "b.png")],
+)  # fmt: skip
+def test_films_are_told_by_their_content(tmp_path, real, name):
+    """Named for another container, for a picture, or for nothing: read for what it is, and said where the name lies."""
+    path = film(tmp_path / real).rename(tmp_path / name)
+    was = film_format(Path(real))
+    assert is_clip(path) and content_format(path).demuxers == was.demuxers
+    info = probe(path)
+    assert len(list(Reader(info, rate=Fraction(25)))) == 6
+    said = [note for note in info.notes if "by its content" in note or "its content is" in note]
+    assert [f"its content is a film: {content_format(path).title}" in note for note in said] == (
+        [True] if path.suffix not in ("", ".dat") and (path.suffix, real) != (".mpg", "a.m2ts") else []
+    )
+    job = plan_outputs([path], tmp_path / "out", clips=True)[0]
+    assert film_format(job.target) is not None and film_format(job.target).write
+
+
+def test_mp4_and_mov_are_one_to_ffmpeg_and_no_name_lies(tmp_path):
+    path = film(tmp_path / "a.mov").rename(tmp_path / "a.mp4")
+    assert misnamed(path) == "" and misnamed(film(tmp_path / "b.3gp")) == ""
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.ts", "a.gif"])
+def test_a_picture_that_is_named_like_a_film_is_restored_as_one(tmp_path, capsys, name):
+    Image.fromarray(media.picture(1)).save(tmp_path / name, "PNG")
+    assert not is_clip(tmp_path / name)
+    with pytest.raises(InputMediaError, match=f"named {Path(name).suffix}, and its content is a picture: PNG"):
+        probe(tmp_path / name)
+    assert run("restore", tmp_path / name, "-o", tmp_path / "x.mp4") == 1
+    assert "its content is a picture: PNG" in capsys.readouterr().err
+    assert run("restore", tmp_path / name, "-o", tmp_path / "out") == 0
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["a.png"]
+    assert any("but holds PNG" in note for note in read_picture(tmp_path / name).notes)
+
+
+def test_a_film_that_is_named_like_a_picture_is_restored_as_one(tmp_path, capsys):
+    film(tmp_path / "a.mp4").rename(tmp_path / "a.jpg")
+    assert run("restore", tmp_path / "a.jpg", "-o", tmp_path / "x.jpg") == 1
+    assert "its content is a film: MP4" in capsys.readouterr().err
+    assert run("restore", tmp_path / "a.jpg", "-o", tmp_path / "out") == 0
+    assert "named .jpg, and its content is a film: MP4" in capsys.readouterr().out
+    assert len(list(Reader(probe(tmp_path / "out" / "a.mp4")))) == 6
+
+
+def test_what_begins_like_nothing_is_told_by_its_name(tmp_path):
+    for name, film_like in (("a.mp4", True), ("a.jpg", False), ("a.264", True)):
+        (tmp_path / name).write_bytes(bytes(300))
+        assert is_clip(tmp_path / name) is film_like and misnamed(tmp_path / name) == ""
 
 
 def test_formats_that_are_only_read_become_mkv_and_are_no_outputs(tmp_path):

@@ -27,6 +27,8 @@ from fake_host import (
     execute,
 )
 from PIL import Image
+from tapes import frames_of as tape_frames
+from tapes import tape
 from tiny_nodes import load, synthetic
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -200,6 +202,23 @@ def test_what_mp4_cannot_hold_makes_it_an_mkv(given: SimpleNamespace, tmp_path: 
     with av.open(made) as container:
         assert [stream.type for stream in container.streams] == ["video", "audio", "audio", "subtitle"]
     assert made.endswith(".mkv") and any("It is written as MKV" in note for note in report["notes"])
+
+
+def test_tapes_keep_their_fields_or_are_taken_apart(given: SimpleNamespace, tmp_path: Path) -> None:
+    clip = tape(tmp_path / "a.vob", 4, codec="mpeg2video", order="bff")
+    orders = given.pack.module("bfr_core.video.fields").Orders()
+    for way, count, order in (("off", 4, "bff"), ("field", 8, "")):
+        got, report, _ = restore(given, VideoFromFile(str(clip)), deinterlace=way)
+        frames = tape_frames(Path(got))
+        assert len(frames) == count and {orders(frame) for frame in frames} == {order}
+        assert any("bottom field first" in note for note in report["notes"])
+        assert report["restored_frames"] == 4
+
+
+def test_a_raw_stream_is_restored_at_the_rate_that_its_header_guesses(given: SimpleNamespace, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.h264", frames=4, sound=False)
+    got, report, _ = restore(given, VideoFromFile(str(clip)))
+    assert len(decoded(got)[0]) == 4 and any("frames a second are assumed" in note for note in report["notes"])
 
 
 def test_damaged_frames_stop_are_held_or_left_out(given: SimpleNamespace, tmp_path: Path) -> None:

@@ -115,7 +115,11 @@ def clip_info(path: Path = Path("clip.mp4"), **changes) -> VideoInfo:
         (".mkv", {"pix_fmt": "yuv444p12le", "depth": 12}, "libx265", "yuv444p12le", "12 bits"),
         (".mp4", {"pix_fmt": "yuv420p10le", "depth": 10, "transfer": 18}, "libx265", "yuv420p10le", "HDR"),
         (".mp4", {"pix_fmt": "yuv420p16le", "depth": 16}, "libx265", "yuv420p12le", "16 bits a colour become 12"),
-        (".mp4", {"pix_fmt": "yuva420p", "alpha": True}, "libx264", "yuv420p", "transparency is dropped"),
+        (".mp4", {"pix_fmt": "yuva420p"}, "libx264", "yuv420p", "holds all of it"),  # opaque throughout
+        (".mkv", {"pix_fmt": "yuva420p", "alpha": True}, "ffv1", "yuva420p", ""),
+        (".mov", {"pix_fmt": "yuva444p10le", "depth": 10, "alpha": True}, "prores_ks", "yuva444p10le", ""),
+        (".webm", {"pix_fmt": "yuva420p", "alpha": True}, "libvpx-vp9", "yuva420p", ""),
+        (".webm", {"pix_fmt": "gbrap", "matrix": 0, "alpha": True}, "libvpx-vp9", "yuva420p", "between RGB and YCbCr"),
         (".mp4", {"pix_fmt": "gbrp", "matrix": 0}, "libx264", "yuv444p", "between RGB and YCbCr"),
         (".mp4", {"pix_fmt": "gray"}, "libx264", "gray", ""),
         (".webm", {}, "libvpx-vp9", "yuv420p", ""),

@@ -31,7 +31,7 @@ from bfr_core.video.frames import restore_frames
 from bfr_core.video.job import FilmJob
 from bfr_core.video.pixels import Pixels, depth_of
 from bfr_core.video.plan import FilmModels, FilmOptions, plan_film
-from bfr_core.video.probe import INTERLACED, probe
+from bfr_core.video.probe import probe
 from bfr_core.video.types import VideoFrame, VideoInfo
 
 WIDTH, HEIGHT = 96, 64
@@ -234,7 +234,7 @@ def test_what_cannot_be_enlarged_is_refused_before_the_work(tmp_path):
     source = clip(tmp_path / "in.mkv")
     info = probe(source)
     with pytest.raises(SettingsError, match="interlaced"):
-        enlarged_info(replace(info, notes=(INTERLACED,)), 2)
+        enlarged_info(replace(info, fields="tff"), 2)
     with pytest.raises(InputMediaError, match="Cannot enlarge this picture 4 times"):
         enlarged_info(replace(info, width=8000, height=4000), 4)
     with pytest.raises(SettingsError, match="upscale of 3"):

@@ -51,12 +51,14 @@ class RetinaFaceDetector:
 def _load(checkpoint: Checkpoint) -> RetinaFaceDetector:
     try:
         from facexlib.detection.retinaface import RetinaFace
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # torchvision of another torch misses its operators: RuntimeError
+        torchvision = "torchvision" in str(error)
+        fitting = f" with the torchvision that goes with torch {torch.__version__}" if torchvision else ""
         raise ModelError(
             "The detector facexlib cannot run here",
             found=f"importing it failed: {error}; expected facexlib >= 0.3.0 and torchvision",
             kept="Nothing was changed and no other detector is used in its place",
-            todo=f"Run `{SPEC.install}`, or choose the detector embedded",
+            todo=f"Run `{SPEC.install}`{fitting}, or choose the detector embedded",
         ) from error
     body = "mobile0.25" if any(key.startswith("body.stage1.") for key in checkpoint.state) else "resnet50"
     # The package's own loader would fetch a file from the network; this one takes what was checked.
@@ -84,7 +86,7 @@ SPEC = ModelSpec(
             "biubug6/Pytorch_Retinaface, mobilenet0.25_Final.pth",
         ),
     ),
-    needs=("facexlib",),
+    needs=("facexlib", "torchvision"),
     install="pip install 'bfr-faces[facexlib]'",
     detect=has_all("ClassHead.0.conv1x1.weight", "BboxHead.0.conv1x1.weight", "LandmarkHead.0.conv1x1.weight"),
     order=30,

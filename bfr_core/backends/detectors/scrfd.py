@@ -37,7 +37,9 @@ class ScrfdDetector:
         """Open the model where it is to run: ONNX Runtime cannot move one."""
         cuda = torch.device(device).type == "cuda"
         providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
-        model = self._get_model(str(self._path), providers=providers)
+        # From 2.0 on the package would open and keep a session for each size of picture that it is ever given, which
+        # one session takes all. Releases before it pass over what they do not know.
+        model = self._get_model(str(self._path), providers=providers, static_shape_sessions=False)
         if model is None or not hasattr(model, "det_thresh"):
             raise WeightsError(
                 f"insightface cannot use {self._path} as a detector",

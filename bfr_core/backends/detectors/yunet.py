@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -31,11 +32,10 @@ class YuNetDetector:
         try:
             self._detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), THRESHOLD, _NMS)
         except cv2.error as error:
-            said = [line.strip("> ") for line in str(error).splitlines() if line.strip("> ")]
             older = int(cv2.__version__.partition(".")[0]) < 5
             raise WeightsError(
                 f"OpenCV {cv2.__version__} cannot open {path}",
-                found=f"{said[-1]}; expected a YuNet model",
+                found=f"{said(error)}; expected a YuNet model",
                 kept="Nothing was loaded and the file is unchanged",
                 todo="Take face_detection_yunet_2023mar.onnx or update OpenCV to 5, which also opens the dynamic one"
                 if older
@@ -57,6 +57,18 @@ class YuNetDetector:
         # x, y, w, h; the points in the order of POINT_NAMES; the score.
         boxes = np.concatenate((rows[:, :2], rows[:, :2] + rows[:, 2:4]), 1)
         return boxes, rows[:, 4:14].reshape(-1, 5, 2), rows[:, 14]
+
+
+def said(error: cv2.error) -> str:
+    """Return what is wrong by an error of OpenCV's: of errors in errors the innermost, without where its source lies.
+
+    OpenCV 4 says "OpenCV(4.10.0) /path/x.cpp:1057: error: (-2:Unspecified error) in function 'handleNode'", then, in a
+    line that begins with ">", the node and the error in it, and ends with an empty such line; OpenCV 5 says one line.
+    """
+    text = " ".join(line.strip("> ") for line in str(error).splitlines())
+    node = re.search(r"Node \[\w+@[\w.]+\]", text)
+    inner = text.rsplit("error: ", 1)[-1].strip()
+    return f"{node[0]}: {inner}" if node else inner
 
 
 SPEC = ModelSpec(
