@@ -121,7 +121,7 @@ def test_a_moving_face_does_not_comb(tmp_path, order):
     """What is painted has the place of its face in each field; restored as one, both fields would have one place."""
     source = tape(tmp_path / "a.mkv", order=order)
     who = FilmModels(restorer_of(Paint()), Spot())
-    run(source, tmp_path / "out.mkv", options(render=RenderOptions(deflicker=0, grain=0)), who=who)
+    run(source, tmp_path / "out.mkv", options(render=RenderOptions(deflicker=0, grain=0, colours="method")), who=who)
     places: list[list[float]] = [[], []]
     for frame in frames_of(tmp_path / "out.mkv"):
         luma = planes(frame)[0].astype(float)
