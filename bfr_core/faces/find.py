@@ -124,7 +124,8 @@ def find_faces(
     if boxes is not None:
         faces = [_in_box(inside, box, faces, detector) for box in boxes]
     else:
-        notes += _thrown_out([reading for reading in readings if reading.likelihood < least])
+        # Only what the upright search believed: nobody would have restored what was seen turned on the way.
+        notes += _thrown_out([one for one in readings if one.likelihood < least and not one.face.turned])
         if not faces:
             notes.append(_nobody(threshold))
     turned = [round(face.turned / _NAMED) * _NAMED % 360 or 360 for face in faces if face.turned]
@@ -241,10 +242,16 @@ def _is_inside(face: Face, other: Face) -> bool:
     return bool(x0 <= x <= x1 and y0 <= y <= y1) and face.size > other.size / 3
 
 
+def _rank(reading: _Reading) -> tuple[bool, float]:
+    """Order readings of one place: faces first, the best of them, then what the upright search believed most."""
+    is_face = reading.likelihood >= LEAST
+    return not is_face, -reading.worth if is_face else bool(reading.face.turned) - reading.face.score
+
+
 def _best(readings: Sequence[_Reading]) -> list[_Reading]:
     """Return the best reading of each place, the biggest face first."""
     best: list[_Reading] = []
-    for reading in sorted(readings, key=lambda reading: -reading.worth):
+    for reading in sorted(readings, key=_rank):
         if not _is_among(reading.face, [other.face for other in best]):
             best.append(reading)
     return sorted(best, key=lambda reading: -reading.face.size)
