@@ -107,7 +107,7 @@ def find_faces(
     Args:
         frame: the picture.
         detector: what searches.
-        threshold: least score; None for the detector's own. Below 0.5 it is the check's least likelihood as well.
+        threshold: least score; None for the detector's own. Below 0.5 nothing is left out by the check.
         boxes: look in these alone; each is in the result, with the points of the face in it.
         check: leave out, with a note, what is no face by its aligned crop, see `check.is_doubtful`.
 
@@ -118,7 +118,7 @@ def find_faces(
     check = check and boxes is None and is_doubtful(detector)
     inside = frame.clamp(0, 1)
     notes = []
-    least = min(LEAST, 1.0 if threshold is None else threshold) if check else 0.0
+    least = LEAST if check and (threshold is None or threshold >= LEAST) else 0.0
     readings = _search(inside, detector, threshold, check=check)
     faces = [reading.face for reading in readings if reading.likelihood >= least]
     if boxes is not None:
