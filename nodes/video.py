@@ -182,8 +182,9 @@ class RestoreFacesInVideo(io.ComfyNode):
                     tooltip="auto: as the video needs, in most cases h264; ffv1 loses nothing and is written as MKV",
                 ),
                 option(
-                    io.Int, "crf", default=16, min=0, max=51,
-                    tooltip="Quality of the encoder, less is better and larger; ffv1 does not ask for it",
+                    io.Int, "crf", default=-1, min=-1, max=51,
+                    tooltip="Quality of the encoder, less is better and larger; -1 follows the video, so that it stays "
+                    "about as large; ffv1 does not ask for it",
                 ),
                 damage_input(),
                 RestorerSocket.Input("restorer", optional=True, tooltip="Left open: the method chosen here"),
@@ -219,7 +220,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         deflicker: float = 1.0,
         all_faces: bool = False,
         codec: str = "auto",
-        crf: int = 16,
+        crf: int = -1,
         on_damage: OnDamage = "stop",
         restorer: LoadedRestorer | None = None,
         detector: Any = None,
@@ -253,7 +254,7 @@ class RestoreFacesInVideo(io.ComfyNode):
         else:
             _check_tracks(tracks, film.key, detector, person=person, faces=faces)
             detector, choice, on_damage = tracks.detector, tracks.choice, tracks.on_damage
-        encode = EncodeSettings(codec=codec, crf=crf)
+        encode = EncodeSettings(codec=codec, crf=None if crf < 0 else crf)
         if film.from_memory and codec != "ffv1":
             encode = as_host_writes(video, encode)
         options = FilmOptions(

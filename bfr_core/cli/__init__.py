@@ -12,7 +12,7 @@ from ..errors import BfrError
 from ..registry import methods
 from ._output import FAILED, INTERRUPTED, say
 
-COMMANDS = ("restore", "degrade", "eval", "models", "bench", "demo")
+COMMANDS = ("restore", "degrade", "eval", "models", "formats", "bench", "demo")
 """Modules of this package, in the order `bfr --help` shows them, those of single methods after the first. Each declares
 its command with `add`."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..media.formats import is_clip
+from ..media.formats import becomes_film
 from ..media.outputs import OUTPUT_FOLDER
 from ._output import FAILED, say, show
 from ._people import summary as people_lines
@@ -30,8 +30,8 @@ def summarise(
 ) -> int:
     """Say what was done, and return the exit status."""
     failed = [entry for entry in entries if entry["status"] == "failed"]
-    pictures = [entry for entry in entries if not is_clip(Path(entry["source"]))]
-    films = [entry for entry in entries if is_clip(Path(entry["source"]))]
+    pictures = [entry for entry in entries if not _film(entry)]
+    films = [entry for entry in entries if _film(entry)]
     if pictures:
         show(_pictures_line(pictures, args))
     for entry in films:
@@ -48,6 +48,10 @@ def summarise(
     if failed:
         say(f"{len(failed)} failed and have no output: {', '.join(entry['source'] for entry in failed)}")
     return FAILED if failed else 0
+
+
+def _film(entry: dict[str, Any]) -> bool:
+    return becomes_film(Path(entry["source"]), Path(entry["target"]))
 
 
 def _pictures_line(pictures: Sequence[dict[str, Any]], args: argparse.Namespace) -> str:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import BfrError
-from ..media.formats import FILMS, PICTURES, is_clip, picture_format, suffixes, titles
+from ..media.formats import FILMS, PICTURES, picture_format, suffixes, titles
 from ..models.registry import specs
 from ..registry import Config, Method, Param, default_method, methods
 from ..restoration.options import COLOURS, COLOURS_HELP, GRAIN_HELP
+from ._album import add_pages, restore_album, write_sheet
 from ._finished import Finished, asked_of
 from ._guidance import add_guidance, asks_to_guide, describe_guide, guided, mask_for, read_mask, recogniser_of
 from ._output import FAILED, write_json
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ..faces.detect import Detector
     from ..media.outputs import FilePair
     from ..restoration.options import RestoreOptions
+    from ..restoration.photo import Restored
     from ..restorer import Restorer
     from ..runtime import Runtime
     from ..video.types import ProgressCallback
@@ -99,11 +101,12 @@ def add(commands: Any, argv: Sequence[str] | None) -> None:
         help="suffix of the outputs (each input's own, .mkv for films that are read only): "
         f"{', '.join(suffixes((*PICTURES, *FILMS), write=True))}",
     )
+    add_pages(parser)
     parser.add_argument(
         "--quality",
         type=int,
         metavar="N",
-        help="of JPEG and WebP, 1 to 100 (as the input; 95 where that is another format)",
+        help="of JPEG, WebP, AVIF, HEIC and JPEG XL, 1 to 100 (as the input; 95 where that is another format)",
     )
     parser.add_argument("--compare", action="store_true", help="also write before | after beside each output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done to each face, as JSON")
@@ -179,7 +182,7 @@ def _restore(args: argparse.Namespace) -> int:
         standing=record.standing,
     )  # fmt: skip
     over = passed_over(args.inputs, args.out, clips=True)
-    films = sum(is_clip(job.source) for job in jobs)
+    films = sum(job.film for job in jobs)
     check_films(args, films, len(jobs))
     # A result that is there, and was not refused, is finished.
     finished = [] if args.overwrite else [job for job in jobs if job.target.exists()]
@@ -213,7 +216,7 @@ def _restore(args: argparse.Namespace) -> int:
             try:
                 if recorded:
                     record.begin(job)
-                if detector is not None and is_clip(job.source):
+                if detector is not None and job.film:
                     models = FilmModels(restorer, detector, who[0] if who else None)
                     done = restore_film(job, models, film_options(args, options), run, args, _shown(bar, name))
                 else:
@@ -264,22 +267,27 @@ def _restore_file(
 ) -> dict[str, Any]:
     """Restore one file and return its entry of the report."""
     from ..media.atomic import publish
-    from ..media.pictures import enlarged_from_float, from_float, read_picture, to_float, write_picture
+    from ..media.pictures import (
+        enlarged_from_float,
+        from_float,
+        open_album,
+        read_picture,
+        to_float,
+        write_picture,
+    )
     from ..media.sheets import compare_sheet
-    from ..restoration.photo import restore_aligned, restore_photo, restore_whole
     from ..restoration.upscale import upscaled
 
     factor = options.upscale
+
+    def restored_frame(frame: Tensor, number: int = 0) -> Restored:
+        return _restore_frame(frame, number, restorer, detector, options, runtime, args, mask)
+
+    if args.pages == "all" and (album := open_album(job.source)) is not None:
+        return restore_album(job, album, restored_frame, factor, args)
     picture = read_picture(job.source)
     frame = to_float(picture)
-    if args.whole:
-        result = restore_whole(frame, restorer, options=options, runtime=runtime)
-    else:
-        here = None if mask is None else mask_for(mask, frame, args.mask)
-        if args.aligned:
-            result = restore_aligned(frame, restorer, options=options, runtime=runtime, mask=here)
-        else:
-            result = restore_photo(frame, restorer, detector, options=options, runtime=runtime, mask=here)
+    result = restored_frame(frame)
     notes = list(picture.notes)
     named = picture_format(job.target)
     if factor == 1 and not bool(result.mask.any()) and named is not None and named.name == picture.kind:
@@ -299,12 +307,27 @@ def _restore_file(
         pairs = [(crop.image, face) for crop, face in zip(result.crops, result.faces, strict=True)]
         sheet = compare_sheet(upscaled(frame, factor), result.image, [] if args.aligned or args.whole else pairs)
         target = job.target.with_name(f"{job.target.stem}.compare.png")
-        _write_sheet(target, sheet)
+        write_sheet(target, sheet)
         entry["compare"] = str(target)
     return entry
 
 
-def _write_sheet(path: Path, sheet: Any) -> None:
-    from ..media.pictures import Picture, write_picture
+def _restore_frame(
+    frame: Tensor,
+    number: int,
+    restorer: Restorer,
+    detector: Detector | None,
+    options: RestoreOptions,
+    runtime: Runtime,
+    args: argparse.Namespace,
+    mask: Tensor | None,
+) -> Restored:
+    """Restore one picture of a file, the `number`th, in the way that was asked for."""
+    from ..restoration.photo import restore_aligned, restore_photo, restore_whole
 
-    write_picture(path, Picture(sheet))
+    if args.whole:
+        return restore_whole(frame, restorer, options=options, runtime=runtime, frame_index=number)
+    here = None if mask is None else mask_for(mask, frame, args.mask)
+    if args.aligned:
+        return restore_aligned(frame, restorer, options=options, runtime=runtime, mask=here)
+    return restore_photo(frame, restorer, detector, options=options, runtime=runtime, frame_index=number, mask=here)

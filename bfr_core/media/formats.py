@@ -7,14 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from .content import name_of
 
 
 @dataclass(frozen=True, slots=True)
+class Package:
+    """A package that a format needs, and that is not installed with this one."""
+
+    modules: tuple[str, ...]
+    """What is imported."""
+    title: str
+    """Its name in the package index."""
+    extra: str
+    """Extra of this distribution that installs it."""
+
+    @property
+    def here(self) -> bool:
+        """Whether it is installed; nothing is imported."""
+        return all(find_spec(module) is not None for module in self.modules)
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install 'bfr-faces[{self.extra}]'"
+
+
+HEIF = Package(("pillow_heif",), "pillow-heif", "heif")
+JXL = Package(("pillow_jxl",), "pillow-jxl-plugin", "jxl")
+TIFF_CODECS = Package(("tifffile", "imagecodecs"), "tifffile and imagecodecs", "tiff")
+
+
+@dataclass(frozen=True, slots=True)
 class PictureFormat:
-    """A format of still pictures."""
+    """A format of still pictures, some of which hold several."""
 
     name: str
     """That of the decoders and encoders, and of `Picture.kind`."""
@@ -25,6 +53,14 @@ class PictureFormat:
     write: bool = True
     notes: str = ""
     """What a person should know of it."""
+    several: str = ""
+    """What its further pictures are called, in the plural, where it is read and written with all of them."""
+    needs: Package | None = None
+    """Without it no file of this format is read or written."""
+    helps: Package | None = None
+    """With it, more files of this format are read."""
+    instead: str = ""
+    """What to do with a file of a format that is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +82,36 @@ class FilmFormat:
     """What a person should know of it."""
 
 
+_DEVELOP = "Develop it in a raw converter (darktable, RawTherapee, the camera maker's) and save a 16-bit TIFF or PNG"
+
 PICTURES = (
-    PictureFormat("jpeg", "JPEG", (".jpg", ".jpeg"), notes="8 bit, without alpha"),
-    PictureFormat("png", "PNG", (".png",), notes="8 and 16 bit"),
-    PictureFormat("webp", "WebP", (".webp",), notes="8 bit; without loss at quality 100"),
-    PictureFormat("tiff", "TIFF", (".tif", ".tiff"), notes="8 and 16 bit, and float"),
-)
+    PictureFormat("jpeg", "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), notes="8 bit, without alpha"),
+    PictureFormat("png", "PNG", (".png", ".apng"), notes="8 and 16 bit", several="frames"),
+    PictureFormat("webp", "WebP", (".webp",), notes="8 bit; without loss at quality 100", several="frames"),
+    PictureFormat(
+        "tiff", "TIFF", (".tif", ".tiff"), notes="8 and 16 bit, and float; rarer compressions need the package",
+        several="pages", helps=TIFF_CODECS,
+    ),
+    PictureFormat("avif", "AVIF", (".avif", ".avifs"), notes="10 and 12 bit become 8", several="frames"),
+    PictureFormat("heif", "HEIC", (".heic", ".heif", ".hif"), notes="8 bit, and up to 12 kept as 16", needs=HEIF),
+    PictureFormat("jxl", "JPEG XL", (".jxl",), notes="more than 8 bit become 8", needs=JXL),
+    PictureFormat(
+        "gif", "GIF", (".gif",), notes="256 colours a frame; as MKV or MP4 it is restored as a film", several="frames"
+    ),
+    PictureFormat("bmp", "BMP", (".bmp", ".dib"), notes="8 bit, without alpha, profile and EXIF"),
+    PictureFormat(
+        "ppm", "PNM", (".pnm", ".ppm", ".pgm", ".pbm"), notes="8 and 16 bit, without alpha, profile and EXIF"
+    ),
+    PictureFormat("jpeg2000", "JPEG 2000", (".jp2", ".j2k", ".jpx"), notes="more than 8 bit become 8; no EXIF"),
+    PictureFormat(
+        "raw", "camera raw",
+        (
+            ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".raf", ".orf", ".rw2", ".pef",
+            ".srw", ".x3f", ".3fr", ".iiq",
+        ),
+        read=False, write=False, instead=_DEVELOP,
+    ),
+)  # fmt: skip
 
 _ISO = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2")
 """FFmpeg has one demuxer for all of them, which a white list has to name in full."""
@@ -91,8 +151,6 @@ FILMS = (
 
 
 _FILM_NAMES = frozenset(each.name for each in FILMS if each.read)
-_STILLS = {"heif": "HEIC", "avif": "AVIF", "jxl": "JPEG XL"}
-"""Titles of pictures that `content` knows, where the table has no place for them."""
 
 
 def picture_format(path: Path) -> PictureFormat | None:
@@ -119,6 +177,18 @@ def is_clip(path: Path) -> bool:
     return found is not None and found.read and not path.is_dir()
 
 
+def is_picture_and_film(path: Path) -> bool:
+    """Return whether a file is of a format that is both, which GIF is: by its content where that tells."""
+    told = name_of(path) or getattr(film_format(path), "name", None)
+    return any(each.name == told for each in PICTURES) and told in _FILM_NAMES
+
+
+def becomes_film(source: Path, target: Path) -> bool:
+    """Return whether a file is restored as a film: a GIF is one if its result is named as one."""
+    named = picture_format(target)
+    return is_clip(source) and not (is_picture_and_film(source) and named is not None and named.write)
+
+
 def content_format(path: Path) -> PictureFormat | FilmFormat | None:
     """Return the format that a file's content tells; None where it tells none, or one that is not in the tables."""
     told = name_of(path)
@@ -133,7 +203,7 @@ def misnamed(path: Path) -> str:
     found = content_format(path)
     if isinstance(found, FilmFormat) and isinstance(named, FilmFormat) and set(found.demuxers) & set(named.demuxers):
         return ""  # one demuxer reads both, as of MP4 and MOV
-    what = found.title if found else _STILLS.get(told, told.upper())
+    what = found.title if found else told.upper()
     kind = "film" if told in _FILM_NAMES else "picture"
     return f"it is named {path.suffix}, and its content is a {kind}: {what}"
 

@@ -16,9 +16,11 @@ from .formats import (
     PICTURES,
     FilmFormat,
     PictureFormat,
+    becomes_film,
     content_format,
     film_format,
     is_clip,
+    is_picture_and_film,
     misnamed,
     picture_format,
     suffixes,
@@ -62,6 +64,11 @@ class FilePair:
 
     source: Path
     target: Path
+
+    @property
+    def film(self) -> bool:
+        """Whether it is restored as a film; a GIF is one if its result is named as one."""
+        return becomes_film(self.source, self.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +262,12 @@ def _why_not_entered(folder: Path, results: Path) -> str:
 
 def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kind: _Kind) -> Path:
     named = Path(source.name) if inner is None else inner
+    by_name = picture_format(named)
+    if by_name is not None and not by_name.read:
+        raise _error(InputMediaError, f"Cannot read {source}", f"it is named as {by_name.title}", by_name.instead)
     told = content_format(source)
-    if suffix is None and told in kind.formats and is_clip(source) != (film_format(named) is not None):
+    strange = not is_picture_and_film(source) and is_clip(source) != (film_format(named) is not None)
+    if suffix is None and told in kind.formats and strange:
         # A film that is named like a picture or like nothing, or a picture like a film: the result is named right.
         suffix = told.suffixes[0] if told.write else kind.default
     known = named.suffix.lower() in (*kind.read, *kind.written)
@@ -271,12 +282,15 @@ def _target(source: Path, inner: Path | None, out: Path, suffix: str | None, kin
 
 
 def _check_kinds(jobs: list[FilePair]) -> None:
-    """Refuse to make a picture of a clip, or a clip of a picture."""
+    """Refuse to make a picture of a clip, or a clip of a picture; a GIF is both."""
     for job in jobs:
-        names = [is_clip(job.source), film_format(job.target) is not None]
-        if names[0] != names[1]:
+        if is_picture_and_film(job.source):
+            continue
+        named = picture_format(job.target)
+        film = is_clip(job.source)
+        if film == (named is not None and named.write):
             told = misnamed(job.source)
-            what = "a clip, and its output is named as a picture" if names[0] else "no clip, and its output is named so"
+            what = "a clip, and its output is named as a picture" if film else "no clip, and its output is named so"
             raise _error(
                 OutputMediaError, f"Cannot write {job.target}",
                 f"{job.source} is {what}{f' ({told})' if told else ''}", "Choose another suffix",

@@ -96,6 +96,8 @@ class Encoding:
     notes: tuple[str, ...] = field(default=())
     colour: Colour | None = None
     """Of the result where RGB is converted; None: as `full_range` and `assumed_matrix` of the clip have it."""
+    finer_faces: int = 0
+    """Steps of the quantiser by which restored faces are encoded finer than the rest."""
 
     @property
     def segment_container(self) -> str:

@@ -16,14 +16,16 @@ import numpy as np
 
 from ..errors import InputMediaError, SettingsError
 from ..media.scaling import ACCURATE
+from .attention import Box, changed_boxes
 from .pixels import Filter
-from .types import Track, VideoFrame, VideoInfo
+from .types import Track, VideoInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .pixels import Pixels
     from .render import Rendered, RenderOptions
+    from .sink import Drawn
 
 Deinterlace = Literal["off", "frame", "field"]
 DEINTERLACE: tuple[Deinterlace, ...] = ("off", "frame", "field")
@@ -240,7 +242,7 @@ class Cadence:
             return options
         return replace(options, within=options.within.repeat_interleave(2, 0))
 
-    def woven(self, made: Iterable[Rendered], pixels: Pixels) -> Iterator[tuple[VideoFrame, Any]]:
+    def woven(self, made: Iterable[Rendered], pixels: Pixels) -> Iterator[Drawn]:
         """Yield frames of two fields, restored where one of them is, and the decoder's own elsewhere."""
         orders, first = Orders(), None
         for item in made:
@@ -249,15 +251,17 @@ class Cadence:
                 continue
             moment = first.moment
             whole = result = moment.whole
+            faces: tuple[Box, ...] = ()
             order = orders(whole) or self.info.fields
             for field, line in ((first, order == "bff"), (item, order == "tff")):
                 if field.before is None or field.after is None:
                     continue
                 result = pixels.copy(whole) if result is whole else result
+                faces += changed_boxes(field.before, field.after, field.box)
                 changed = pixels.write(field.moment.picture, field.before, field.after, field.box)
                 for target, source in zip(pixels.planes(result), pixels.planes(changed), strict=True):
                     target[line::2] = source[line::2]
-            yield replace(moment, index=first.index // 2), result
+            yield replace(moment, index=first.index // 2), result, faces
             first = None
 
 

@@ -24,6 +24,7 @@ from ..restoration.options import colours_of
 from ..restoration.upscale import upscaler_name
 from ..runtime import Runtime
 from .analysis import analyse
+from .attention import changed_boxes
 from .choose import apply_json, best_row, thumbnail, to_json
 from .drift import apply_drift, measure_drift
 from .enlarge import Enlarger
@@ -37,7 +38,7 @@ from .plan import FilmModels, FilmOptions, Plan, expected_frames, fingerprint, w
 from .reader import FieldsAs, Reader, file_fingerprint
 from .render import Rendered, reach, render
 from .scan import scan
-from .sink import Sink
+from .sink import Drawn, Sink
 from .types import Preview, ProgressCallback, Scan, Track, VideoFrame, no_progress, now_and_then
 
 _TRACKS = "tracks.json"
@@ -363,7 +364,7 @@ class FilmJob:
                     self._check_stamp(moment, found)
                     yield moment
 
-        def restored(moments: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, Any]]:
+        def restored(moments: Iterator[VideoFrame]) -> Iterator[Drawn]:
             made = render(
                 moments, cadence.tracks(tracks), self.models.restorer, cadence.options(self._render), self.runtime,
                 span=(first * each, last * each), upscale=self.options.upscale, enlarge=self._enlarge,
@@ -371,9 +372,9 @@ class FilmJob:
             shown = (self._shown(item) for item in made)
             drawn = cadence.woven(shown, self._pixels) if cadence.weave else map(self._drawn, shown)
             with halt:
-                for count, (moment, picture) in enumerate(drawn):
+                for count, (moment, picture, faces) in enumerate(drawn):
                     self.runtime.check_cancel()
-                    yield replace(moment, pts=int(stamps[moment.index])), picture
+                    yield replace(moment, pts=int(stamps[moment.index])), picture, faces
                     self.on_progress("render", done + count + 1, len(stamps))
 
         with Sink(self.folder, self.plan, self.options.segment_frames, first) as encoder:
@@ -387,11 +388,13 @@ class FilmJob:
             self.show(item.before, item.after)
         return item
 
-    def _drawn(self, item: Rendered) -> tuple[VideoFrame, Any]:
+    def _drawn(self, item: Rendered) -> Drawn:
         """Return the frame to encode: the decoder's own where nothing was restored."""
         if item.after is None or item.before is None:
-            return item.moment, item.moment.picture
-        return item.moment, self._pixels.write(item.moment.picture, item.before, item.after, item.box)
+            return item.moment, item.moment.picture, ()
+        picture = self._pixels.write(item.moment.picture, item.before, item.after, item.box)
+        finer = self.plan.encoding.finer_faces
+        return item.moment, picture, changed_boxes(item.before, item.after, item.box) if finer else ()
 
     def _check_stamp(self, moment: VideoFrame, found: Scan) -> None:
         index = moment.index // 2 if self._cadence.split else moment.index

@@ -165,14 +165,7 @@ def _encoded(info: VideoInfo, target: Path, options: FilmOptions) -> tuple[Video
         check_level(encoding, made)
     trial(encoding, made)
     if options.encode.crf is None:
-        encoding = follow_input(
-            info,
-            encoding,
-            options.segment_frames,
-            rate=options.rate,
-            window=options.window,
-            on_damage=options.on_damage,
-        )
+        encoding = follow_input(info, encoding, options)
     return made, encoding
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..media.atomic import publish
 from ..media.luma import assumed_matrix
 from ..media.pyav import open_output
 from ..media.scaling import ACCURATE
+from .attention import Attention, Box
 from .encode import Encoding, add_video
 from .fields import Marker, Orders, per_field, rows_of_chroma
 from .types import VideoInfo
@@ -55,6 +56,7 @@ class SegmentWriter:
     ) -> None:
         self.encoding, self.info, self.number, self.first = encoding, info, number, first
         self.frames = 0
+        self._attention = Attention(encoding.finer_faces)
         self._path = Path(folder) / f"{PREFIX}{number:06}.{encoding.segment_container}"
         self._last: int | None = None
         self._orders, self._mark = Orders(), Marker()
@@ -73,12 +75,13 @@ class SegmentWriter:
         if error is not None:
             self.abort()
 
-    def write(self, picture: Any, pts: int) -> None:
+    def write(self, picture: Any, pts: int, faces: Sequence[Box] = ()) -> None:
         """Encode one frame.
 
         Args:
             picture: the decoder's frame, or a changed copy; of the size in `info`.
             pts: its time stamp in the clip's time base, later than that of the frame before.
+            faces: where faces were restored in it, which are encoded finer if the encoding says so.
 
         Raises:
             OutputMediaError: the frame does not fit, the encoder fails, or the disk is full. No file is left.
@@ -104,7 +107,7 @@ class SegmentWriter:
             frame.pts, frame.time_base = pts, self.info.time_base
             # A decoded frame remembers what kind it was, and an encoder takes that for an order.
             frame.pict_type = 0
-            self._mux(self._stream.encode(frame))
+            self._mux(self._stream.encode(self._attention(frame, faces)))
         self._last = pts
         self.frames += 1
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputMediaError, RestoreError
+from .attention import Box
 from .segments import SegmentWriter
+from .types import VideoFrame
 
 if TYPE_CHECKING:
     from .manifest import JobFolder
     from .plan import Plan
-    from .types import VideoFrame
+
+Drawn = tuple[VideoFrame, Any, tuple[Box, ...]]
+"""A moment, the picture to encode, and where faces were restored in it."""
 
 
 class Sink:
@@ -34,9 +38,9 @@ class Sink:
         if self.writer is not None:
             self.writer.abort()
 
-    def __call__(self, item: tuple[VideoFrame, Any]) -> None:
-        """Take a frame: its moment, and the picture to encode."""
-        moment, picture = item
+    def __call__(self, item: Drawn) -> None:
+        """Take the next frame."""
+        moment, picture, faces = item
         if moment.index != self.next:
             raise RestoreError(
                 "Frames came out of order",
@@ -47,7 +51,7 @@ class Sink:
         if self.writer is None:
             number = moment.index // self.each
             self.writer = SegmentWriter(self.folder, self.plan.encoding, self.plan.made, number, moment.index)
-        self.writer.write(picture, moment.pts)
+        self.writer.write(picture, moment.pts, faces)
         self.next += 1
         if self.next % self.each == 0:
             self._close()

@@ -131,7 +131,7 @@ def test_row49_nothing_to_do_is_an_error(tmp_path, capsys):
 def test_wrong_settings_end_before_any_file(portrait, tmp_path, capsys):
     for extra in (
         ["--strength", "2"], ["--config", "huge"], ["--detector", "other"], ["--device", "gpu7"], ["--config", "paper"],
-        ["--weights", tmp_path / "gone.safetensors"], ["--detector", "yunet"], ["--format", ".bmp"],
+        ["--weights", tmp_path / "gone.safetensors"], ["--detector", "yunet"], ["--format", ".tga"],
     ):  # fmt: skip
         assert run("restore", portrait, "-o", tmp_path / "out", *extra) in (1, 2), extra
         assert not (tmp_path / "out").exists(), extra

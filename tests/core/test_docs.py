@@ -21,6 +21,8 @@ from PIL import Image
 import bfr_core.cli as cli
 import train.__main__ as training
 import train.planning.command as planning
+from bfr_core.cli.formats import remarks
+from bfr_core.media.formats import FILMS, PICTURES, FilmFormat, PictureFormat
 from bfr_core.metrics.files import files
 from bfr_core.models.registry import specs
 from bfr_core.registry import default_method, methods
@@ -96,10 +98,23 @@ def node_table() -> str:
         return table(("node", "what it does"), [(f"*{item.display_name}*", item.description) for item in schemas])
 
 
+def formats_table(formats: Sequence[PictureFormat | FilmFormat]) -> str:
+    rows = []
+    for each in formats:
+        package = getattr(each, "needs", None)
+        told = remarks(each) if isinstance(each, PictureFormat) else each.notes
+        suffixes = " ".join(f"`{suffix}`" for suffix in each.suffixes)
+        words = ("yes" if each.read else "no", "yes" if each.write else "no", package.title if package else "", told)
+        rows.append((each.title, suffixes, *words))
+    return table(("format", "suffixes", "read", "written", "needs", "notes"), rows)
+
+
 TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "methods"): method_table,
     ("docs/comfyui.md", "nodes"): node_table,
     ("docs/evaluation.md", "metric files"): metric_table,
+    ("docs/formats.md", "films"): lambda: formats_table(FILMS),
+    ("docs/formats.md", "pictures"): lambda: formats_table(PICTURES),
     ("docs/methods.md", "dials"): dial_table,
     ("docs/methods.md", "detectors"): detector_table,
     ("docs/training.md", "stages"): stage_table,

@@ -26,6 +26,8 @@ from bfr_core.media.clips import open_clip, read_frames, upright
 from bfr_core.media.formats import (
     FILMS,
     PICTURES,
+    Package,
+    becomes_film,
     content_format,
     demuxers,
     film_format,
@@ -39,6 +41,7 @@ from bfr_core.media.formats import (
 from bfr_core.media.luma import BT601, RED_AND_BLUE, luma
 from bfr_core.media.outputs import plan_outputs
 from bfr_core.media.pictures import Picture, read_picture, write_picture
+from bfr_core.media.pictures.sniff import missing
 from bfr_core.video.encode import ENCODERS, container_of
 from bfr_core.video.probe import probe
 from bfr_core.video.reader import Reader
@@ -70,16 +73,21 @@ def film(path: Path, count: int = 6) -> Path:
 
 
 def test_every_suffix_names_one_format():
-    every = [suffix for each in (*PICTURES, *FILMS) for suffix in each.suffixes]
-    assert len(every) == len(set(every)) and all(suffix[0] == "." and suffix == suffix.lower() for suffix in every)
-    for one, other in combinations((*PICTURES, *FILMS), 2):
-        assert one.name != other.name and one.title != other.title
+    for formats in (PICTURES, FILMS):
+        every = [suffix for each in formats for suffix in each.suffixes]
+        assert len(every) == len(set(every)) and all(suffix[0] == "." and suffix == suffix.lower() for suffix in every)
+        for one, other in combinations(formats, 2):
+            assert one.name != other.name and one.title != other.title
+    # A GIF is both: what it becomes says which.
+    pictures, films = ({suffix for each in formats for suffix in each.suffixes} for formats in (PICTURES, FILMS))
+    assert pictures & films == {".gif"}
     assert suffixes(FILMS, write=True) == (".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm")
     assert {each.name for each in FILMS if each.write} == {each.name for each in FILMS if each.codecs}
 
 
 def test_lists_for_texts():
-    assert titles(PICTURES) == titles(PICTURES, write=True) == "JPEG, PNG, WebP and TIFF"
+    every = "JPEG, PNG, WebP, TIFF, AVIF, HEIC, JPEG XL, GIF, BMP, PNM and JPEG 2000"
+    assert titles(PICTURES) == titles(PICTURES, write=True) == every
     assert titles(FILMS) == (
         "MP4, MOV, MKV, WebM, AVI, MPEG-TS, MPEG-PS, 3GP, DV, WMV, FLV, F4V, MXF, Ogg, RealMedia, WTV, "
         "raw MPEG-1 and -2, raw H.264, raw H.265, Y4M, IVF, NUT and GIF"
@@ -109,12 +117,16 @@ def test_files_are_told_by_their_names(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     assert is_clip(Path("A.GIF")) and is_clip(Path("a.h264")) and not is_clip(Path("a.png"))
     assert not is_clip(tmp_path / "folder.mp4") and not is_clip(Path("mp4")) and not is_clip(Path("a.mp4.json"))
-    assert is_picture(Path("A.JPEG")) and not is_picture(Path("a.gif")) and picture_format(Path("a.heic")) is None
+    assert is_picture(Path("A.JPEG")) and is_picture(Path("a.gif")) and is_picture(Path("a.HEIC"))
+    assert not is_picture(Path("a.dng")) and picture_format(Path("a.dng")).name == "raw"
+    assert picture_format(Path("a.tga")) is None
 
 
 @pytest.mark.parametrize("suffix", suffixes(PICTURES))
 def test_every_picture_is_read_and_written(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
+    if isinstance(lacking := missing(picture_format(path)), Package):
+        pytest.skip(f"needs {lacking.title}")
     write_picture(path, Picture(np.full((8, 8, 3), 90, np.uint8)))
     found = picture_format(path)
     assert found is not None and found.write and read_picture(path).kind == found.name
@@ -148,7 +160,8 @@ def test_films_are_told_by_their_content(tmp_path, real, name):
         [True] if path.suffix not in ("", ".dat") and (path.suffix, real) != (".mpg", "a.m2ts") else []
     )
     job = plan_outputs([path], tmp_path / "out", clips=True)[0]
-    assert film_format(job.target) is not None and film_format(job.target).write
+    # A GIF is a picture as well, and stays one.
+    assert job.film == (real != "a.gif") and (not job.film or film_format(job.target).write)
 
 
 def test_mp4_and_mov_are_one_to_ffmpeg_and_no_name_lies(tmp_path):
@@ -189,16 +202,26 @@ def test_formats_that_are_only_read_become_mkv_and_are_no_outputs(tmp_path):
     for source in sources:
         source.write_bytes(b"x")
     jobs = plan_outputs(sources, tmp_path / "out", clips=True)
-    assert [job.target.name for job in jobs] == ["a.mkv", "b.mkv", "c.mkv", "d.mkv", "e.mkv"]
+    assert [job.target.name for job in jobs] == ["a.gif", "b.mkv", "c.mkv", "d.mkv", "e.mkv"]
+    assert [job.film for job in jobs] == [False, True, True, True, True]
     for name in ("x.gif", "x.h264", "x.avi"):
-        with pytest.raises(OutputMediaError, match=r"read and not written.*\.mp4"):
-            plan_outputs(sources[:1], tmp_path / name, clips=True)
+        with pytest.raises(OutputMediaError, match=r"named as a picture|read and not written.*\.mp4"):
+            plan_outputs(sources[1:2], tmp_path / name, clips=True)
         with pytest.raises(OutputMediaError):
             container_of(tmp_path / name)
         with pytest.raises(OutputMediaError, match=r"not written here.*\.mp4"):
             plan_clips(sources[:1], tmp_path / name, alone=True, overwrite=False)
     (tmp_path / "x.gif").mkdir()  # a folder of that name is a folder
-    assert plan_outputs(sources[:1], tmp_path / "x.gif", clips=True)[0].target == tmp_path / "x.gif" / "a.mkv"
+    assert plan_outputs(sources[1:2], tmp_path / "x.gif", clips=True)[0].target == tmp_path / "x.gif" / "b.mkv"
+
+
+def test_a_gif_becomes_what_its_result_is_named(tmp_path):
+    source = tmp_path / "a.gif"
+    source.write_bytes(b"x")
+    for name, is_film in (("b.gif", False), ("b.webp", False), ("b.png", False), ("b.mp4", True), ("b.mkv", True)):
+        (job,) = plan_outputs([source], tmp_path / name, clips=True)
+        assert job.film is becomes_film(job.source, job.target) is is_film
+    assert plan_outputs([source], tmp_path / "out", clips=True, suffix=".mkv")[0].film
 
 
 # --- from outside ------------------------------------------------------------------------------------------------

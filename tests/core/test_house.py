@@ -13,7 +13,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*(ROOT / "bfr_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py"), ROOT / "__init__.py"]
 BANNED_IMPORTS = {"subprocess", "requests", "urllib", "http", "socket", "torchvision"}
-OPTIONAL = {"insightface", "onnxruntime", "facexlib", "skimage", "torchvision", "basicsr"}
+OPTIONAL = {
+    "pillow_heif",
+    "pillow_jxl",
+    "tifffile",
+    "imagecodecs",
+    "insightface",
+    "onnxruntime",
+    "facexlib",
+    "skimage",
+    "torchvision",
+    "basicsr",
+}
 
 
 def trees():

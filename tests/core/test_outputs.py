@@ -76,7 +76,7 @@ def test_results_inside_the_input_folder_are_not_inputs_again(tmp_path: Path) ->
 
 def test_suffix_is_checked(tmp_path: Path) -> None:
     (source,) = touch(tmp_path / "a.png")
-    for out, suffix in ((tmp_path / "out", "png"), (tmp_path / "out", ".bmp"), (tmp_path / "b.jpg", ".png")):
+    for out, suffix in ((tmp_path / "out", "png"), (tmp_path / "out", ".tga"), (tmp_path / "b.jpg", ".png")):
         with pytest.raises(SettingsError):
             plan_outputs([source], out, suffix=suffix)
     (plain,) = touch(tmp_path / "scan.v2")

@@ -444,31 +444,34 @@ def test_nan_is_refused_everywhere(nodes: dict[str, Any], tiny: SimpleNamespace,
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
 def test_integers_are_refused_everywhere(
-    dtype: torch.dtype, nodes: dict[str, Any], tiny: SimpleNamespace, pack: Pack, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, nodes: dict[str, Any], tiny: SimpleNamespace, pack: Pack
 ) -> None:
     """Every node, every input of images: from 0 to 255 nearly all is white, and no face was found in it."""
     image = pictures(1)
     faces, *_ = execute(nodes["BFR_DetectFaces"], image=image)
     aligned, crops = execute(nodes["BFR_AlignFaces"], image=image, size=SIZE, faces=faces)
-    usual = {"BFR_RESTORER": tiny.loaded, "BFR_DETECTOR": tiny.detector, "BFR_CROPS": crops, "BFR_FACES": faces}
-    usual |= {"MASK": torch.ones(1, SIZE, SIZE), "VIDEO": None}
-    tried = []
+    usual = {"BFR_DETECTOR": tiny.detector, "BFR_CROPS": crops, "MASK": torch.ones(1, SIZE, SIZE)}
+    of = {"BFR_GuidanceMask": "diffuse_restore", "BFR_IdentityGuide": "diffuse_restore", "BFR_StyleCodes": "vspbfr",
+          "BFR_PLTransLatent": "pltrans"}  # fmt: skip
+    registry, loaded, tried = pack.module("bfr_core.registry"), pack.module("nodes.models").LoadedRestorer, []
     for name, node in nodes.items():
         inputs = node.define_schema().inputs
-        module = pack.module(node.__module__.removeprefix(f"{pack.root.__name__}."))
-        for getter, value in (("get_restorer", tiny.loaded), ("get_detector", tiny.detector), ("get_recogniser", None)):
-            if hasattr(module, getter):
-                monkeypatch.setattr(module, getter, lambda *_, value=value: value)
         images = [given for given in inputs if given.io_type == "IMAGE"]
+        ids = {given.io_type: given.id for given in inputs}
+        if not images or "VIDEO" in ids:  # a film is opened before the photo of a person, see below
+            continue
+        values = {given.id: getattr(given, "default", None) for given in inputs if not given.optional}
+        values |= {given.id: usual[given.io_type] for given in inputs if given.io_type in usual and not given.optional}
+        values |= {given.id: aligned for given in images if not given.optional}
+        if name == "BFR_AlignFaces":
+            values["faces"] = faces
+        if "BFR_RESTORER" in ids:  # enough of one to be told by: no weights are needed to refuse
+            method = of.get(name) or name.removeprefix("BFR_Restore_").removeprefix("BFR_RestoreImage_")
+            method = registry.methods().get(method, tiny.method)
+            stub = SimpleNamespace(method=method, config=method.configs[0], guide=None, size=SIZE)
+            values[ids["BFR_RESTORER"]] = loaded(stub, tiny.restorer.managed)
         for asked in images:
-            if name == "BFR_SelectTracks" or (name == "BFR_RestoreFacesInVideo"):
-                continue  # they open a film before the photo of a person: see below
-            values = {given.id: getattr(given, "default", None) for given in inputs if not given.optional}
-            values |= {given.id: usual[given.io_type] for given in inputs
-                       if given.io_type in usual and not given.optional}  # fmt: skip
-            values |= {given.id: aligned for given in images if not given.optional}
-            values[asked.id] = (aligned * 255).to(dtype)
-            error = refused(pack, "InputMediaError", node, **values)
+            error = refused(pack, "InputMediaError", node, **{**values, asked.id: (aligned * 255).to(dtype)})
             assert str(dtype) in error.found, (name, asked.id)
             tried.append((name, asked.id))
     assert len(tried) > 20

@@ -10,8 +10,10 @@ from .jpeg_beside import own_segments
 from .jpeg_rest import parts
 from .jpeg_write import is_usual
 from .picture import Picture
+from .sniff import picture_kind
 
-_NAMES = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP", "tiff": "TIFF"}
+_BARE = ("gif", "bmp", "ppm", "jpeg2000")
+"""Kinds that are written without EXIF and XMP."""
 _SRGB_GAMMA = 0.45455
 
 
@@ -20,25 +22,29 @@ def lost(picture: Picture, kind: str, told: Collection[str] = ()) -> tuple[str, 
 
     Args:
         picture: what was written.
-        kind: 'jpeg', 'png', 'webp' or 'tiff'.
+        kind: name of the format.
         told: keys of texts that stand in the EXIF block.
     """
-    beside, name = picture.beside, _NAMES[kind]
+    beside, name = picture.beside, picture_kind(kind).title
     things: list[str] = []
+    if kind in _BARE and picture.exif:
+        things.append("the EXIF block")
+    if kind in _BARE and beside.xmp:
+        things.append("XMP")
     if beside.extended_xmp and kind != "jpeg":
         things.append("extended XMP")
-    if beside.resources and kind in ("png", "webp"):
+    if beside.resources and kind not in ("jpeg", "tiff"):
         things.append("IPTC and Photoshop's data")
     if beside.iptc and kind != "tiff":
         things.append("IPTC")
-    if beside.comments and kind in ("webp", "tiff"):
+    if beside.comments and kind not in ("jpeg", "png"):
         things.append("a comment")
     if kind != "png":
         keys = dict.fromkeys(body.split(b"\0")[0].decode("latin-1") for _, body in beside.texts)
         if untold := [key for key in keys if key not in told]:
             things.append(f"text ({', '.join(untold)})")
         things += _lost_chunks(picture)
-    if kind == "webp" and beside.density and beside.density.unit and not picture.exif:
+    if kind not in ("jpeg", "png", "tiff") and beside.density and beside.density.unit and not picture.exif:
         things.append("how many pixels an inch has")
     notes = [f"{thing} is not kept: {name} has no place for it" for thing in things]
     if picture.coding.jpeg:

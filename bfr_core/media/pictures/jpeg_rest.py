@@ -107,8 +107,10 @@ def carry(new: Jpeg, stored: Jpeg, pixels: np.ndarray) -> Jpeg:
     change = _change(stored, pixels)
     replaced: list[tuple[Part, bytes]] = []
     for part in parts(stored):
-        follows = change is not None and change.any() and part.jpeg and (part.gain_map or part.preview)
-        replaced.append((part, _following(part, part.jpeg, pixels, change) if follows else part.data))
+        data = part.data
+        if change is not None and change.any() and part.jpeg and (part.gain_map or part.preview):
+            data = _following(part, part.jpeg, pixels, change)
+        replaced.append((part, data))
     head = _with_lengths(new.head, [(len(part.data), len(data)) for part, data in replaced if part.jpeg])
     first = len(Jpeg(head, new.body, b"").packed())
     old_first = len(stored.packed()) - len(stored.rest)

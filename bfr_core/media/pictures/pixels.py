@@ -36,7 +36,7 @@ def from_pillow(path: Path, image: Image.Image, kind: str) -> Picture:
     profile = info.get("icc_profile")
     gray, alpha = mode in ("1", "L", "LA", "La", "I;16"), None
     if mode == "CMYK":
-        image, how = _from_cmyk(image, profile)
+        image, how = from_cmyk(image, profile)
         profile = None
         notes.append(how)
     elif mode not in ("1", "L", "LA", "La", "I;16", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"):
@@ -58,7 +58,7 @@ def from_pillow(path: Path, image: Image.Image, kind: str) -> Picture:
     return Picture(rgb, alpha, icc, None, gray, kind, (*notes, *more))
 
 
-def _from_cmyk(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
+def from_cmyk(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
     """Return the picture as sRGB, and how that was done."""
     if profile and metadata.profile_space(profile) == "CMYK":
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,21 +15,24 @@ from PIL import Image
 from ...errors import BfrError
 from .. import metadata
 from ..decoders import strict_decoders
-from ..formats import PICTURES, film_format, picture_format, titles
+from ..formats import film_format, picture_format
 from . import jpeg_beside, png_chunks, webp
 from .beside import Coding
 from .jpeg import split
 from .jpeg_check import first_missing_row, require_process
+from .others import OTHERS, read_other
 from .picture import Picture
 from .pixels import decode_deep, from_pillow, upright
+from .plugins import read_heif
 from .refuse import MAX_FILE_BYTES, plain_words, require_size, unreadable
+from .sniff import kind_of, picture_kind
 from .tiff import read_tiff
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a JPEG, PNG, WebP or TIFF file at its full depth, told by its content and not by its suffix.
+    """Read a picture at its full depth, told by its content and not by its suffix.
 
-    EXIF rotation is applied to the pixels. CMYK becomes sRGB, through the file's profile where it has one. Of an
+    Rotation is applied to the pixels. CMYK becomes sRGB, through the file's profile where it has one. Of an
     animation or a file of several pages the first is read. What is not carried over is said in `notes`.
 
     Raises:
@@ -36,15 +41,29 @@ def read_picture(path: Path) -> Picture:
             is not read (the message names it).
     """
     path = Path(path)
-    return decode_picture(_read_bytes(path), path)
+    return decode_picture(read_whole(path), path)
 
 
 def decode_picture(data: bytes, path: Path) -> Picture:
     """Read a picture from the bytes of its file; `path` names it in messages. As `read_picture` otherwise."""
-    kind = _kind(path, data)
+    kind = kind_of(path, data)
+    with decoding(path, data, kind):
+        picture = _READERS.get(kind, _read_common)(path, data, kind)
+    return checked(path, picture)
+
+
+@contextmanager
+def decoding(path: Path, data: bytes, kind: str, which: str = "") -> Iterator[None]:
+    """Hold the decoders' switches, and turn what they raise into words.
+
+    `which` says of several pictures which one it is, as 'page 2 of '.
+
+    Raises:
+        InputMediaError: whatever a decoder raises.
+    """
     try:
         with strict_decoders():
-            picture = read_tiff(path, data) if kind == "tiff" else _read_common(path, data, kind)
+            yield
     except BfrError:
         raise
     except MemoryError as error:
@@ -52,19 +71,33 @@ def decode_picture(data: bytes, path: Path) -> Picture:
     except Exception as error:
         # Decoders raise SyntaxError, struct.error, OSError, ValueError, zlib.error and more on damaged files.
         state = "is cut short" if metadata.ends_early(kind, data) else "is damaged"
-        found = f"the {kind.upper()} file {state} ({plain_words(error)}); it holds {len(data)} bytes"
-        raise unreadable(path, found, "Get a whole copy of the file") from error
+        found = f"{which}the {picture_kind(kind).title} file {state} ({plain_words(error)}); it holds "
+        raise unreadable(path, f"{found}{len(data)} bytes", "Get a whole copy of the file") from error
+
+
+def checked(path: Path, picture: Picture) -> Picture:
+    """Return a decoded picture, with a note where the file is named as something else.
+
+    Raises:
+        InputMediaError: some of its values are NaN or infinite.
+    """
     if picture.rgb.dtype == np.float32:
         values = [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha]
         if bad := sum(int(np.count_nonzero(~np.isfinite(value))) for value in values):
             raise unreadable(path, f"{bad} of its values are NaN or infinite", "Repair the picture where it was made")
     named = picture_format(path) or film_format(path)
-    if named is not None and named.name != kind:
-        picture = replace(picture, notes=(*picture.notes, f"named {path.suffix} but holds {kind.upper()}"))
+    if named is not None and named.name != picture.kind:
+        held = picture_kind(picture.kind).title
+        picture = replace(picture, notes=(*picture.notes, f"named {path.suffix} but holds {held}"))
     return picture
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_whole(path: Path) -> bytes:
+    """Return the bytes of a picture file.
+
+    Raises:
+        InputMediaError: it is missing, no regular file, unreadable or too large.
+    """
     try:
         status = path.stat()
         # Told before opening: a FIFO would wait for its writer for ever.
@@ -84,39 +117,6 @@ def _read_bytes(path: Path) -> bytes:
         raise unreadable(path, found, "Check the name and the folder") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         raise unreadable(path, f"the system refused: {error}", "Check the name and the disk") from error
-
-
-_FOREIGN = (
-    (b"version https://git-lfs", "it is a Git LFS pointer, not the picture", "Fetch the real file with 'git lfs pull'"),
-    (b"<!doctype html", "it is a web page, not a picture", "Download the picture itself"),
-    (b"<html", "it is a web page, not a picture", "Download the picture itself"),
-    (b"<svg", "it is an SVG drawing", "Export it as PNG"),
-    (b"gif8", "it is a GIF", "Save it as PNG; to restore an animation, name it .gif, which is a film"),
-    (b"bm", "it is a BMP", "Save it as PNG"),
-    (b"%pdf", "it is a PDF", "Export its page as PNG"),
-)
-
-
-def _kind(path: Path, data: bytes) -> str:
-    if data[:3] == b"\xff\xd8\xff":
-        return "jpeg"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "png"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "tiff"
-    if not data:
-        raise unreadable(path, "the file is empty (0 bytes)", "Get a whole copy of the file")
-    if data[4:8] == b"ftyp":
-        found, todo = "it is a HEIC, AVIF or MP4 file", "Save it as PNG or JPEG; for a film use the video input"
-        raise unreadable(path, found, todo)
-    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for start, found, todo in _FOREIGN:
-        if head.startswith(start):
-            raise unreadable(path, found, todo)
-    found = f"it begins with {data[:8].hex(' ')}; expected {titles(PICTURES, last='or')}"
-    raise unreadable(path, found, "Save it in one of these formats")
 
 
 def _read_common(path: Path, data: bytes, kind: str) -> Picture:
@@ -149,3 +149,11 @@ def _read_common(path: Path, data: bytes, kind: str) -> Picture:
     else:
         beside, coding, more = webp.read_beside(data, orientation)
     return replace(picture, beside=beside, coding=coding, notes=(*picture.notes, *notes, *more))
+
+
+_READERS = {
+    "tiff": lambda path, data, _: read_tiff(path, data),
+    "heif": lambda path, data, _: read_heif(path, data),
+    **dict.fromkeys(OTHERS, read_other),
+}
+"""By kind; the others are read by `_read_common`."""

@@ -35,6 +35,11 @@ _SWAPPED = {
 }
 
 
+def without_turn(packet: bytes) -> bytes:
+    """Put the orientation in a packet to 1, and nothing else."""
+    return _ORIENTATION.sub(lambda found: found[1] + b"1" + found[3], packet)
+
+
 def fitted(packet: bytes, orientation: int, factor: int = 1) -> bytes:
     """Make a packet true of the picture turned upright out of `orientation`, and enlarged `factor` times.
 
