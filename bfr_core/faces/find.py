@@ -107,7 +107,7 @@ def find_faces(
     Args:
         frame: the picture.
         detector: what searches.
-        threshold: least score; None for the detector's own. Below 0.5 it is the check's least likelihood as well.
+        threshold: least score; None for the detector's own. Below 0.5 nothing is left out by the check.
         boxes: look in these alone; each is in the result, with the points of the face in it.
         check: leave out, with a note, what is no face by its aligned crop, see `check.is_doubtful`.
 
@@ -118,13 +118,14 @@ def find_faces(
     check = check and boxes is None and is_doubtful(detector)
     inside = frame.clamp(0, 1)
     notes = []
-    least = min(LEAST, 1.0 if threshold is None else threshold) if check else 0.0
+    least = LEAST if check and (threshold is None or threshold >= LEAST) else 0.0
     readings = _search(inside, detector, threshold, check=check)
     faces = [reading.face for reading in readings if reading.likelihood >= least]
     if boxes is not None:
         faces = [_in_box(inside, box, faces, detector) for box in boxes]
     else:
-        notes += _thrown_out([reading for reading in readings if reading.likelihood < least])
+        # Only what the upright search believed: nobody would have restored what was seen turned on the way.
+        notes += _thrown_out([one for one in readings if one.likelihood < least and not one.face.turned])
         if not faces:
             notes.append(_nobody(threshold))
     turned = [round(face.turned / _NAMED) * _NAMED % 360 or 360 for face in faces if face.turned]
@@ -241,10 +242,16 @@ def _is_inside(face: Face, other: Face) -> bool:
     return bool(x0 <= x <= x1 and y0 <= y <= y1) and face.size > other.size / 3
 
 
+def _rank(reading: _Reading) -> tuple[bool, float]:
+    """Order readings of one place: faces first, the best of them, then what the upright search believed most."""
+    is_face = reading.likelihood >= LEAST
+    return not is_face, -reading.worth if is_face else bool(reading.face.turned) - reading.face.score
+
+
 def _best(readings: Sequence[_Reading]) -> list[_Reading]:
     """Return the best reading of each place, the biggest face first."""
     best: list[_Reading] = []
-    for reading in sorted(readings, key=lambda reading: -reading.worth):
+    for reading in sorted(readings, key=_rank):
         if not _is_among(reading.face, [other.face for other in best]):
             best.append(reading)
     return sorted(best, key=lambda reading: -reading.face.size)

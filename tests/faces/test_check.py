@@ -68,7 +68,7 @@ def test_what_is_thrown_out_is_named_with_its_score_and_place(detector):
     assert f"What looked like a face at {best.score:.2f}, and is none (at {round(best.box[0])}, " in found.notes[0]
     # Whoever wants it all the same gets it.
     assert len(find_faces(picture(image), detector, threshold=0.01).faces) >= len(row)
-    assert len(find_faces(picture(image), detector, check=False).faces) == len(row)
+    assert len(find_faces(picture(image), detector, check=False).faces) >= len(row)
 
 
 @pytest.mark.parametrize("name", ["gfpgan", "heavy", "vqfr-v2", "x8", "x16"])

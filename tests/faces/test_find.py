@@ -219,4 +219,6 @@ def test_a_face_that_lies_beside_one_that_stands_is_found_too(shared, detector, 
     for points in (standing, lying + np.array([420, 0])):
         nearest = min(found.faces, key=lambda face: float(np.abs(face.points - points).max()))
         assert np.linalg.norm(nearest.points - points, axis=1).mean() < 0.2 * nearest.eye_distance
-    assert found.notes == [f"1 face was found when the picture was turned by about {angle} degrees to the left"]
+    # The upright search sees one at 60 degrees by itself, with a sure one in sight or not.
+    said = [f"1 face was found when the picture was turned by about {angle} degrees to the left"]
+    assert found.notes == (said if angle > 60 else [])
