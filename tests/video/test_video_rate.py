@@ -14,9 +14,11 @@ from film_jobs import frames_of, models, options, run
 from video_media import frame_of, picture, write_clip
 
 from bfr_core.video.attention import changed_boxes
+from bfr_core.video.choose import TrackSelection
 from bfr_core.video.encode import FINEST_CRF, EncodeSettings, choose_encoding
 from bfr_core.video.plan import plan_film
 from bfr_core.video.probe import probe
+from bfr_core.video.render import RenderOptions
 from bfr_core.video.segments import SegmentWriter
 
 SIZE = (224, 160)
@@ -158,8 +160,14 @@ def test_the_job_hands_faces_to_the_encoder(tmp_path, monkeypatch):
         return real(self, picture, pts, faces)
 
     monkeypatch.setattr(SegmentWriter, "write", write)
-    report = run(source, target, options(encode=EncodeSettings(), segment_frames=30), who=models())
-    assert len(marked) == 30 and all(marked)
+    chosen = options(
+        encode=EncodeSettings(),
+        segment_frames=30,
+        render=RenderOptions(colours="method"),
+        choice=TrackSelection(ids=(1,)),
+    )
+    report = run(source, target, chosen, who=models())
+    assert len(marked) == 30 and all(marked), report.notes
     for x0, y0, x1, y1 in marked[10]:
         assert 0 <= x0 < x1 <= SIZE[0] and 0 <= y0 < y1 <= SIZE[1]
     assert any("6 steps finer" in note for note in report.notes)
