@@ -98,7 +98,7 @@ def test_what_goes_together_in_the_grain_does_so_in_what_is_put_back(shared):
         known, drawn = (
             correlation(difference[0][SKIN].numpy(), axis) for difference in (frame - truth, grained - flat)
         )
-        assert drawn == pytest.approx(known, abs=0.12)
+        assert drawn == pytest.approx(known, abs=0.15)  # patches lose what is wider than half of them
 
 
 def correlation(values, axis):
