@@ -127,7 +127,7 @@ def whole_crop(image: Tensor, size: int, *, enlarge: int = 1) -> FaceCrop:
     return FaceCrop(sample(image, matrix, size, enlarge=enlarge), matrix, face)
 
 
-def sample(frame: Tensor, matrix: np.ndarray, size: int, *, enlarge: int = 1) -> Tensor:
+def sample(frame: Tensor, matrix: np.ndarray, size: int, *, enlarge: int = 1, linear: bool = False) -> Tensor:
     """Sample a square crop from a frame through a similarity.
 
     A face smaller than the crop is enlarged by Lanczos first, at least `enlarge` times and until it has more pixels
@@ -136,6 +136,13 @@ def sample(frame: Tensor, matrix: np.ndarray, size: int, *, enlarge: int = 1) ->
     a film. Beyond the frame its content is mirrored.
 
     Shapes: frame (C, H, W) float; returns (C, size, size).
+
+    Args:
+        frame: what is sampled.
+        matrix: (2, 3), frame to crop.
+        size: side of the crop in pixels.
+        enlarge: times that a small face is enlarged by Lanczos at least.
+        linear: draw a small face out linearly alone, for measures whose limits were found so.
     """
     height, width = frame.shape[-2:]
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64)
@@ -149,7 +156,7 @@ def sample(frame: Tensor, matrix: np.ndarray, size: int, *, enlarge: int = 1) ->
     to_region = inverse.copy()
     to_region[:, 2] -= [x0, y0]
     scale = math.hypot(matrix[0, 0], matrix[1, 0])
-    if scale > 1:
+    if scale > 1 and not linear:
         times = max(min(math.ceil(scale), _MOST_TIMES), enlarge)
         planes = [enlarge_plane(plane, times, (0.0, 1.0)) for plane in region[0].cpu().numpy()]
         region, scale = torch.from_numpy(np.stack(planes))[None].to(frame), max(scale / times, 1.0)

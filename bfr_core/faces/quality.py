@@ -181,7 +181,7 @@ def sharpness_at(frame: Tensor, matrix: np.ndarray, size: int, side: int = CROP)
         size: side of the crop that the matrix leads to.
         side: of the crop in which it is looked at, in pixels.
     """
-    return sharpness(sample(frame, matrix * (side / size), side).clamp_(0, 1))
+    return sharpness(sample(frame, matrix * (side / size), side, linear=True).clamp_(0, 1))
 
 
 def photo_facts(frame: Tensor, face: Face, size: int = 512, *, upscale: int = 1) -> dict[str, float]:

@@ -548,14 +548,16 @@ def test_bad_files_are_named_and_inputs_are_safe(folder, tmp_path, capsys):
     before = (folder / "a.png").read_bytes()
     assert run("degrade", folder / "a.png", "-o", folder / "a.png", "--overwrite") == 1
     assert run("degrade", folder, "-o", folder, "--overwrite") == 1
-    assert run("degrade", folder, "-o", tmp_path / "low") == 1 and "exist already" in capsys.readouterr().err
+    assert (
+        run("degrade", folder, "-o", tmp_path / "low") == 1 and "exists already, and 1 more" in capsys.readouterr().err
+    )
     assert (folder / "a.png").read_bytes() == before
 
 
 def test_wrong_use_ends_before_any_file(folder, tmp_path, capsys):
     for extra, told in (
         (["--preset", "gfpgn"], "gfpgan"), (["--set", "jpeg_qualty=3"], "jpeg_quality"),
-        (["--seed", "-1"], "0 or more"), (["--set", "drop_prob=0.1"], "no clip"), (["--format", ".bmp"], "suffix"),
+        (["--seed", "-1"], "0 or more"), (["--set", "drop_prob=0.1"], "no clip"), (["--format", ".xyz"], "suffix"),
     ):  # fmt: skip
         assert run("degrade", folder, "-o", tmp_path / "out", *extra) == 1, extra
         assert told in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -169,9 +169,9 @@ def test_row14_turned_scans_are_restored(tmp_path, blurred, turns):
         picture.convert("RGB").rotate(90 * turns, expand=True).save(tmp_path / "scan.png")
     (entry,) = restored(tmp_path / "out", tmp_path / "scan.png")
     (there,) = entry["report"]["faces"]
-    assert there["action"] == "restored" and there["turned"] == 360 - 90 * turns
+    assert there["action"] == "restored" and abs(there["turned"] - (360 - 90 * turns)) < 10  # as the face leans
     (note,) = entry["report"]["notes"]
-    assert note == f"1 face was found when the picture was turned by {360 - 90 * turns} degrees to the left"
+    assert note == f"1 face was found when the picture was turned by about {360 - 90 * turns} degrees to the left"
     straight = restored(tmp_path / "straight", blurred)[0]
     made, expected = (to_float(read_picture(tmp_path / name)) for name in ("out/scan.png", f"straight/{blurred.name}"))
     assert straight["report"]["faces"][0]["turned"] == 0

@@ -76,12 +76,12 @@ def test_boxes_of_detectors_are_judged_as_faces_are(nodes, blurred, shared):
 def test_row14_lying_pictures_and_their_notes_and_times(nodes, blurred):
     lying = torch.rot90(blurred, 1, (1, 2)).contiguous()
     out, entry = restored(nodes, lying)
-    assert entry["notes"] == ["1 face was found when the picture was turned by 270 degrees to the left"]
+    assert entry["notes"] == ["1 face was found when the picture was turned by about 270 degrees to the left"]
     assert entry["seconds"]["detect"] > 0 and entry["faces"][0]["seconds"] > 0 and entry["detector"] == "embedded"
     assert not torch.equal(out, lying)
     faces, _, _, count, *_ = execute(nodes["BFR_DetectFaces"], image=lying)
-    assert count == 1 and faces[0][0].turned == 270
+    assert count == 1 and abs(faces[0][0].turned - 270) < 10  # how the face leans, as its points say
     _, entry = restored(nodes, torch.full((1, 90, 120, 3), 0.4))
-    assert entry["notes"][0].startswith("No face was found, upright or turned")
+    assert entry["notes"][0].startswith("No face was found, at any angle")
     _, entry = restored(nodes, blurred, faces=[[]])
     assert entry["notes"] == ["No faces were given with this picture: nothing was restored"]
