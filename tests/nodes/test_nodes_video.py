@@ -421,7 +421,7 @@ def test_a_cancel_passes_and_the_next_run_goes_on(
     given: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, job = given.pack.module("bfr_core.video.plan"), given.pack.module("bfr_core.video.job")
-    options = plan.FilmOptions
+    choices, job = given.pack.module("bfr_core.video.options"), given.pack.module("bfr_core.video.job")
     monkeypatch.setattr(plan, "FilmOptions", lambda **fields: options(segment_frames=3, **fields))
     begun: list[int] = []
     render = job.FilmJob._render_run
