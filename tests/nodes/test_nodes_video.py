@@ -420,9 +420,9 @@ def test_a_start_from_the_end_is_counted_from_there(given: SimpleNamespace, tmp_
 def test_a_cancel_passes_and_the_next_run_goes_on(
     given: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, job = given.pack.module("bfr_core.video.plan"), given.pack.module("bfr_core.video.job")
     choices, job = given.pack.module("bfr_core.video.options"), given.pack.module("bfr_core.video.job")
-    monkeypatch.setattr(plan, "FilmOptions", lambda **fields: options(segment_frames=3, **fields))
+    options = choices.FilmOptions
+    monkeypatch.setattr(choices, "FilmOptions", lambda **fields: options(segment_frames=3, **fields))
     begun: list[int] = []
     render = job.FilmJob._render_run
     monkeypatch.setattr(job.FilmJob, "_render_run", lambda self, *args: (begun.append(args[2]), render(self, *args))[1])
@@ -619,7 +619,8 @@ def test_what_is_beside_the_faces_keeps_its_bits_and_alpha(given: SimpleNamespac
 
 def test_the_bar_of_frames_ends_full(given: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = SimpleNamespace(monotonic=lambda: 100.0)  # on a busy machine it takes more than a second
-    monkeypatch.setattr(given.pack.module("nodes.host"), "time", stopped)
+    for name in ("nodes.host", "bfr_core.video.types"):
+        monkeypatch.setattr(given.pack.module(name), "time", stopped)
     batch(given, images())
     values = [value for value, _ in given.host.progress]
     assert values == sorted(values) and given.host.progress[-1] == (20, 20)
