@@ -23,7 +23,8 @@ from ..bfr_core.runtime import Runtime
 from ..bfr_core.video.encode import Colour, EncodeSettings
 from ..bfr_core.video.job import FilmJob
 from ..bfr_core.video.lossless import SUFFIX, write_lossless
-from ..bfr_core.video.plan import FilmModels, FilmOptions, Plan, expected_frames, plan_film
+from ..bfr_core.video.options import FilmOptions
+from ..bfr_core.video.plan import FilmModels, Plan, expected_frames, plan_film
 from ..bfr_core.video.probe import probe
 from ..bfr_core.video.reader import file_fingerprint
 from ..bfr_core.video.segments import measure

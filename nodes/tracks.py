@@ -124,7 +124,8 @@ class SelectTracks(io.ComfyNode):
         person: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Analyse, or read what an earlier run found."""
-        from ..bfr_core.video.plan import FilmModels, FilmOptions
+        from ..bfr_core.video.options import FilmOptions
+        from ..bfr_core.video.plan import FilmModels
         from .film import film_job, open_film
 
         numbers, film = read_numbers(tracks), open_film(video)

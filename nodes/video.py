@@ -237,7 +237,8 @@ class RestoreFacesInVideo(io.ComfyNode):
         deinterlace: Deinterlace = "off",
     ) -> io.NodeOutput:
         """Analyse, render and join, or go on with it."""
-        from ..bfr_core.video.plan import FilmModels, FilmOptions
+        from ..bfr_core.video.options import FilmOptions
+        from ..bfr_core.video.plan import FilmModels
         from ..bfr_core.video.render import RenderOptions
         from ..bfr_core.video.scan import EVERY_FRAME, ScanOptions
         from .film import as_host_writes, film_job, open_film, to_video
@@ -370,7 +371,8 @@ class RestoreFacesInFrames(io.ComfyNode):
     ) -> io.NodeOutput:
         """Restore the batch as one film."""
         from ..bfr_core.video.frames import restore_frames
-        from ..bfr_core.video.plan import FilmModels, FilmOptions
+        from ..bfr_core.video.options import FilmOptions
+        from ..bfr_core.video.plan import FilmModels
         from ..bfr_core.video.render import RenderOptions
         from ..bfr_core.video.scan import EVERY_FRAME, ScanOptions
 

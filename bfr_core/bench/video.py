@@ -23,7 +23,8 @@ from ..runtime import Runtime
 from ..video.choose import TrackSelection
 from ..video.encode import add_video
 from ..video.job import FilmJob
-from ..video.plan import FilmModels, FilmOptions, Plan, plan_film
+from ..video.options import FilmOptions
+from ..video.plan import FilmModels, Plan, plan_film
 from .memory import peak_bytes, reset_peak
 from .video_flicker import measure as flicker
 

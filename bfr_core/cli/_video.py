@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ..media.outputs import FilePair
     from ..restoration.options import RestoreOptions
     from ..runtime import Runtime
-    from ..video.plan import FilmModels, FilmOptions
+    from ..video.options import FilmOptions
+    from ..video.plan import FilmModels
     from ..video.types import ProgressCallback
 
 _PICTURES_ONLY = ("aligned", "whole", "mask", "format", "compare")
@@ -203,7 +204,7 @@ def film_options(args: argparse.Namespace, options: RestoreOptions) -> FilmOptio
     """Return what the command line asks of films."""
     from ..video.choose import TrackSelection
     from ..video.encode import EncodeSettings
-    from ..video.plan import FilmOptions
+    from ..video.options import FilmOptions
     from ..video.render import RenderOptions
     from ..video.scan import ScanOptions
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..compose.within import OUTSIDE, check_within
 from ..faces.people import usual_min_likeness
 from .choose import choose
-from .plan import FilmModels, FilmOptions
+from .options import FilmOptions
+from .plan import FilmModels
 from .scan import ScanOptions
 from .tracks import link, people
 from .types import Scan, Track

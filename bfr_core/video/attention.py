@@ -14,9 +14,13 @@ import numpy as np
 from torch import Tensor
 
 from .pixels import Filter
+from .types import VideoFrame
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels, the last two exclusive."""
+
+Drawn = tuple[VideoFrame, Any, tuple[Box, ...]]
+"""A moment, the picture to encode, and where faces were restored in it."""
 
 _CELL = 16
 """Pixels of a block of the encoders; regions begin and end at one."""

@@ -137,7 +137,7 @@ def choose_encoding(
     notes: list[str] = []
     name = _choose_codec(info, target, container, settings, notes)
     encoder = ENCODERS[name]
-    pix_fmt = choose_format(info, encoder, settings, notes)
+    pix_fmt = choose_format(info, encoder, settings.pix_fmt, notes, dropped=settings.drop_alpha)
     options = _options(name, pix_fmt, settings, gop) | (_field_options(name, info.fields) if info.fields else {})
     if name == "h265" and info.hdr and (light := mastering(info)):
         options["x265-params"] += ":" + light

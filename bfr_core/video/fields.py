@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputMediaError, SettingsError
 from ..media.scaling import ACCURATE
-from .attention import Box, changed_boxes
+from .attention import Box, Drawn, changed_boxes
 from .pixels import Filter
 from .types import Track, VideoInfo
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from .pixels import Pixels
     from .render import Rendered, RenderOptions
-    from .sink import Drawn
 
 Deinterlace = Literal["off", "frame", "field"]
 DEINTERLACE: tuple[Deinterlace, ...] = ("off", "frame", "field")

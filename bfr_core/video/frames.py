@@ -19,7 +19,8 @@ from ..runtime import Runtime
 from .analysis import analyse
 from .choose import to_json
 from .drift import apply_drift, measure_drift
-from .plan import FilmModels, FilmOptions
+from .options import FilmOptions
+from .plan import FilmModels
 from .render import render
 from .scan import scan
 from .types import Preview, ProgressCallback, Scan, Track, VideoFrame, no_progress, now_and_then

@@ -24,21 +24,22 @@ from ..restoration.options import colours_of
 from ..restoration.upscale import upscaler_name
 from ..runtime import Runtime
 from .analysis import analyse
-from .attention import changed_boxes
+from .attention import Drawn, changed_boxes
 from .choose import apply_json, best_row, thumbnail, to_json
 from .drift import apply_drift, measure_drift
 from .enlarge import Enlarger
 from .fields import Cadence, made_of
 from .join import join
 from .manifest import JobFolder
+from .options import FilmOptions
 from .pipes import Halt
 from .pipes import run as run_pipes
 from .pixels import Pixels
-from .plan import FilmModels, FilmOptions, Plan, expected_frames, fingerprint, with_fields
+from .plan import FilmModels, Plan, expected_frames, fingerprint, with_fields
 from .reader import FieldsAs, Reader, file_fingerprint
 from .render import Rendered, reach, render
 from .scan import scan
-from .sink import Drawn, Sink
+from .sink import Sink
 from .types import Preview, ProgressCallback, Scan, Track, VideoFrame, no_progress, now_and_then
 
 _TRACKS = "tracks.json"

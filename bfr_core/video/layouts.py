@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
 from .types import VideoInfo
-
-if TYPE_CHECKING:
-    from .encode import EncodeSettings
 
 _VP9_DEEP = ("yuv420p10le", "yuv422p10le", "yuv444p10le", "yuv420p12le", "yuv422p12le", "yuv444p12le")
 """Not in the list that libvpx gives before it is opened; the trial tells whether it was built with them."""
@@ -69,21 +65,22 @@ def _keeps_alpha(info: VideoInfo, encoder: str, name: str, dropped: bool) -> boo
     return not dropped and (info.alpha or (encoder == "ffv1" and name == info.pix_fmt))
 
 
-def choose_format(info: VideoInfo, encoder: str, settings: EncodeSettings, notes: list[str]) -> str:
+def choose_format(info: VideoInfo, encoder: str, asked: str, notes: list[str], *, dropped: bool) -> str:
     """Return the pixel format that loses least of the clip's and adds least to it.
 
     Args:
         info: the clip.
         encoder: FFmpeg's name.
-        settings: what a person asks for.
+        asked: name of a pixel format, or 'auto'.
         notes: takes what a person should know of it.
+        dropped: transparency is to be left out.
 
     Raises:
         SettingsError: the encoder does not take the one that is asked for.
     """
     import av.codec
 
-    source, asked, dropped = info.pix_fmt, settings.pix_fmt, settings.drop_alpha
+    source = info.pix_fmt
     offered = [shape.name for shape in av.codec.Codec(encoder, "w").video_formats or ()]
     if encoder == "libvpx-vp9":
         offered += [name for name in _VP9_DEEP if name not in offered]

@@ -24,7 +24,7 @@ from .segments import fit
 from .types import VideoInfo
 
 if TYPE_CHECKING:
-    from .plan import FilmOptions
+    from .options import FilmOptions
 
 _STRETCHES = 3
 _FRAMES = 24

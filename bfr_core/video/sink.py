@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputMediaError, RestoreError
-from .attention import Box
+from .attention import Drawn
 from .segments import SegmentWriter
-from .types import VideoFrame
 
 if TYPE_CHECKING:
     from .manifest import JobFolder
     from .plan import Plan
-
-Drawn = tuple[VideoFrame, Any, tuple[Box, ...]]
-"""A moment, the picture to encode, and where faces were restored in it."""
 
 
 class Sink:

@@ -27,7 +27,8 @@ from bfr_core.runtime import Runtime
 from bfr_core.types import Face
 from bfr_core.video.choose import TrackSelection
 from bfr_core.video.frames import restore_frames
-from bfr_core.video.plan import FilmModels, FilmOptions
+from bfr_core.video.options import FilmOptions
+from bfr_core.video.plan import FilmModels
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64

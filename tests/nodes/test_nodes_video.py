@@ -420,9 +420,9 @@ def test_a_start_from_the_end_is_counted_from_there(given: SimpleNamespace, tmp_
 def test_a_cancel_passes_and_the_next_run_goes_on(
     given: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, job = given.pack.module("bfr_core.video.plan"), given.pack.module("bfr_core.video.job")
-    options = plan.FilmOptions
-    monkeypatch.setattr(plan, "FilmOptions", lambda **fields: options(segment_frames=3, **fields))
+    choices, job = given.pack.module("bfr_core.video.options"), given.pack.module("bfr_core.video.job")
+    options = choices.FilmOptions
+    monkeypatch.setattr(choices, "FilmOptions", lambda **fields: options(segment_frames=3, **fields))
     begun: list[int] = []
     render = job.FilmJob._render_run
     monkeypatch.setattr(job.FilmJob, "_render_run", lambda self, *args: (begun.append(args[2]), render(self, *args))[1])

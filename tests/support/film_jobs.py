@@ -16,7 +16,8 @@ from bfr_core.types import Face
 from bfr_core.video.choose import TrackSelection
 from bfr_core.video.encode import EncodeSettings
 from bfr_core.video.job import FilmJob
-from bfr_core.video.plan import FilmModels, FilmOptions, plan_film
+from bfr_core.video.options import FilmOptions
+from bfr_core.video.plan import FilmModels, plan_film
 
 WIDTH, HEIGHT = 160, 96
 LOSSLESS = EncodeSettings(codec="ffv1")

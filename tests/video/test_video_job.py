@@ -30,7 +30,8 @@ from bfr_core.video.choose import TrackSelection
 from bfr_core.video.drift import measure_drift
 from bfr_core.video.encode import EncodeSettings
 from bfr_core.video.job import FilmJob
-from bfr_core.video.plan import FilmModels, FilmOptions, fingerprint, plan_film
+from bfr_core.video.options import FilmOptions
+from bfr_core.video.plan import FilmModels, fingerprint, plan_film
 from bfr_core.video.render import RenderOptions
 
 

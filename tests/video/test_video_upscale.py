@@ -29,8 +29,9 @@ from bfr_core.video.encode import EncodeSettings
 from bfr_core.video.enlarge import Enlarger, enlarged_info
 from bfr_core.video.frames import restore_frames
 from bfr_core.video.job import FilmJob
+from bfr_core.video.options import FilmOptions
 from bfr_core.video.pixels import Pixels, depth_of
-from bfr_core.video.plan import FilmModels, FilmOptions, plan_film
+from bfr_core.video.plan import FilmModels, plan_film
 from bfr_core.video.probe import probe
 from bfr_core.video.types import VideoFrame, VideoInfo
 
