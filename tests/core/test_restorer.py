@@ -38,7 +38,7 @@ class Fixed:
     def detect(self, frames, *, threshold=None):
         from bfr_core.faces.align import points_from_box
 
-        return [[Face(box, points_from_box(box), 0.9) for box in self.boxes] for _ in frames]
+        return [[Face(box, points_from_box(box), 0.99) for box in self.boxes] for _ in frames]
 
     def to_device(self, device):
         pass
