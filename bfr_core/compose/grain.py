@@ -267,8 +267,10 @@ def _spectrum(rest: Tensor, power: Tensor) -> Tensor:
     every = max(len(rest) // _SPECTRA, 1)
     rest, power = rest[::every], power[::every]
     unit = torch.fft.fft2(rest / power.clamp(min=1e-12).sqrt()[:, None, None, None]) / PATCH
-    unit = unit.permute(2, 3, 1, 0)
-    return unit @ unit.mH / len(rest)
+    # In real numbers: products of many small complex matrices take twenty times as long.
+    real, imaginary = (part.contiguous() for part in torch.view_as_real(unit.permute(2, 3, 1, 0)).unbind(-1))
+    power = real @ real.mT + imaginary @ imaginary.mT
+    return torch.complex(power, imaginary @ real.mT - real @ imaginary.mT) / len(rest)
 
 
 def _left(
