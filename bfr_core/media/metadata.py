@@ -158,20 +158,6 @@ def enlarged_exif(block: bytes, factor: int) -> bytes:
     return bytes(patched)
 
 
-def count_pages(block: bytes, limit: int = 10_000) -> int:
-    """Return how many directories a TIFF file chains, at most `limit`."""
-    layout = _layout(block)
-    offset, seen = layout.first, set[int]()
-    while offset and offset not in seen and len(seen) < limit:
-        try:
-            _, end = _entries(block, layout, offset)
-            seen.add(offset)
-            (offset,) = struct.unpack_from(layout.endian + layout.offset, block, end)
-        except (ValueError, struct.error):
-            break
-    return len(seen)
-
-
 def read_directory(block: bytes, offset: int | None = None, group: int | None = None) -> ImageFileDirectory_v2:
     """Read one directory of a TIFF file or EXIF block; the first one without `offset`."""
     directory = ImageFileDirectory_v2(block[: 16 if block[2:4] in (b"+\0", b"\0+") else 8], group=group)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .face_detector import _Conv
+from .face_detector import crop_body
 
 
 class FaceCheckNet(nn.Module):
@@ -31,16 +31,8 @@ class FaceCheckNet(nn.Module):
 
     def __init__(self, widths: tuple[int, int, int, int] = (16, 32, 56, 80), *, norm: bool = False) -> None:
         super().__init__()
-        w2, w4, w8, w16 = widths
-        self.body = nn.Sequential(
-            _Conv(3, w2, 2, norm=norm),
-            _Conv(w2, w4, 2, norm=norm),
-            _Conv(w4, w4, norm=norm),
-            _Conv(w4, w8, 2, norm=norm),
-            _Conv(w8, w8, norm=norm),
-            _Conv(w8, w16, 2, norm=norm),
-        )
-        self.is_face = nn.Linear(w16 * (self.SIZE // 16) ** 2, 1)
+        self.body = crop_body(widths, norm=norm)
+        self.is_face = nn.Linear(widths[3] * (self.SIZE // 16) ** 2, 1)
         nn.init.normal_(self.is_face.weight, std=0.01)
         nn.init.zeros_(self.is_face.bias)
 

@@ -131,6 +131,24 @@ def cells(height: int, width: int, stride: int, like: Tensor) -> Tensor:
     return torch.stack((x.repeat(height), y.repeat_interleave(width)), -1)
 
 
+def crop_body(widths: tuple[int, int, int, int], *, norm: bool) -> nn.Sequential:
+    """Return what looks at a small crop, (N, 3, S, S) to (N, widths[3], S / 16, S / 16).
+
+    Args:
+        widths: channels at strides 2, 4, 8 and 16.
+        norm: with batch norms, for training.
+    """
+    w2, w4, w8, w16 = widths
+    return nn.Sequential(
+        _Conv(3, w2, 2, norm=norm),
+        _Conv(w2, w4, 2, norm=norm),
+        _Conv(w4, w4, norm=norm),
+        _Conv(w4, w8, 2, norm=norm),
+        _Conv(w8, w8, norm=norm),
+        _Conv(w8, w16, 2, norm=norm),
+    )
+
+
 class FaceRefinerNet(nn.Module):
     """A second look at one candidate, cut out of the frame at its own resolution.
 
@@ -149,16 +167,8 @@ class FaceRefinerNet(nn.Module):
 
     def __init__(self, widths: tuple[int, int, int, int] = (12, 24, 40, 56), *, norm: bool = False) -> None:
         super().__init__()
-        w2, w4, w8, w16 = widths
-        self.body = nn.Sequential(
-            _Conv(3, w2, 2, norm=norm),
-            _Conv(w2, w4, 2, norm=norm),
-            _Conv(w4, w4, norm=norm),
-            _Conv(w4, w8, 2, norm=norm),
-            _Conv(w8, w8, norm=norm),
-            _Conv(w8, w16, 2, norm=norm),
-        )
-        self.out = nn.Linear(w16 * (self.SIZE // 16) ** 2, OUTPUTS)
+        self.body = crop_body(widths, norm=norm)
+        self.out = nn.Linear(widths[3] * (self.SIZE // 16) ** 2, OUTPUTS)
         self.trust = nn.Parameter(torch.ones(()))
         """How much the search's own logit counts."""
         nn.init.normal_(self.out.weight, std=0.01)
